@@ -1,0 +1,1 @@
+"""Pixel losses, reductions and criteria."""
