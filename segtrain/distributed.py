@@ -57,6 +57,15 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return total
 
 
+def max_over_ranks(value: Tensor) -> Tensor:
+    """A new tensor with the largest `value` of all ranks, on every rank."""
+    if world_size() == 1:
+        return value.detach()
+    largest = value.detach().clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
 def _device(wanted: str, local_rank: int | None) -> torch.device:
     gpus = torch.cuda.device_count()
     if wanted == "cpu" or (wanted == "auto" and gpus == 0):
