@@ -57,7 +57,11 @@ class LabelSpec:
         Raises DataError with the file, the values that have no entry and how many pixels hold them.
         """
         raw = self._from_colors(mask, file) if mask.ndim == 3 else mask
-        ids = cv2.LUT(raw, self._lut) if raw.dtype == np.uint8 else self._lut_wide[np.minimum(raw, self._lut_wide.size - 1)]
+        ids = (
+            cv2.LUT(raw, self._lut)
+            if raw.dtype == np.uint8
+            else self._lut_wide[np.minimum(raw, self._lut_wide.size - 1)]
+        )
         if (ids == self._unknown).any():
             values, counts = np.unique(raw[ids == self._unknown], return_counts=True)
             raise DataError(self._complaint(file, values.tolist(), counts.tolist()))
@@ -98,7 +102,9 @@ class LabelSpec:
         if strangers:
             counts = ", ".join(f"{_rgb(value)} ({np.count_nonzero(code == value)} pixels)" for value in strangers[:4])
             more = f", … ({len(strangers)} colours in all)" if len(strangers) > 4 else ""
-            raise DataError(f"{file} holds colours that the palette does not have: {counts}{more}; add them to the palette")
+            raise DataError(
+                f"{file} holds colours that the palette does not have: {counts}{more}; add them to the palette"
+            )
         return np.array([known[int(value)] for value in seen], np.int32)[where].reshape(height, width)
 
     def _complaint(self, file: str, values: Sequence[int], counts: Sequence[int]) -> str:
@@ -122,7 +128,7 @@ def from_values(values: Mapping[int, str], palette: Mapping[str, Color] | None =
 
 
 def made_up_palette(count: int) -> tuple[Color, ...]:
-    """`count` colours that are easy to tell apart: the colour map of PASCAL VOC, which spreads the bits of the index."""
+    """`count` colours that are easy to tell apart: PASCAL VOC's, which spread the bits of the index."""
     colors = []
     for index in range(count):
         red = green = blue = 0

@@ -58,7 +58,7 @@ def scenes(
     size: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] = (96, 128),
     seed: Annotated[int, Field(ge=0)] = 0,
 ) -> Scenes:
-    """Street scenes drawn on the fly, about 1 ms each at 96x128: 7 classes, of which poles and persons are rare and thin.
+    """Street scenes drawn on the fly, 1 to 2 ms each at 96x128: 7 classes, poles and persons among them rare and thin.
 
     `length`: how many there are. `size`: height and width in pixels. A part of them has an ignored border.
     """
@@ -75,11 +75,11 @@ class Canvas(NamedTuple):
 
     @property
     def height(self) -> int:
-        return self.target.shape[0]
+        return len(self.target)
 
     @property
     def width(self) -> int:
-        return self.target.shape[1]
+        return int(self.target.shape[1])
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self.rng.random()
@@ -153,7 +153,9 @@ def _buildings(canvas: Canvas, horizon: float) -> None:
 def _house(canvas: Canvas, left: float, right: float, horizon: float) -> None:
     bottom = horizon + 3 * canvas.unit
     top = horizon - canvas.between(0.25, 0.95) * horizon
-    wall = canvas.color([(150, 120, 100), (175, 165, 150), (125, 128, 135), (185, 190, 198)][canvas.rng.integers(4)], 25)
+    wall = canvas.color(
+        [(150, 120, 100), (175, 165, 150), (125, 128, 135), (185, 190, 198)][canvas.rng.integers(4)], 25
+    )
     canvas.box(left, top, right, bottom, wall, BUILDING)
     if canvas.chance(0.35):
         ridge = ((left + right) / 2, top - canvas.between(3, 9) * canvas.unit)
@@ -201,7 +203,11 @@ def _road(canvas: Canvas, horizon: float, vanishing: float) -> Callable[[float],
 
 def _things(canvas: Canvas, horizon: float, edges: Callable[[float], Point]) -> None:
     """Vehicles, poles and persons, far ones first so that near ones cover them."""
-    makers = [(_vehicle, canvas.rng.integers(0, 4)), (_pole, canvas.rng.integers(1, 5)), (_person, canvas.rng.integers(0, 5))]
+    makers = [
+        (_vehicle, canvas.rng.integers(0, 4)),
+        (_pole, canvas.rng.integers(1, 5)),
+        (_person, canvas.rng.integers(0, 5)),
+    ]
     placed = [(canvas.rng.random() ** 1.3, make) for make, count in makers for _ in range(count)]
     for depth, make in sorted(placed, key=lambda thing: thing[0]):
         foot = horizon + (0.06 + 0.86 * depth) * (canvas.height - horizon)
@@ -271,11 +277,13 @@ def _person(canvas: Canvas, x: float, foot: float, scale: float) -> None:
 def _light(canvas: Canvas) -> npt.NDArray[np.uint8]:
     """The image under light from one side, in one colour temperature, with sensor noise."""
     height, width = canvas.target.shape
-    gain = canvas.between(0.65, 1.15) * np.array([canvas.between(0.93, 1.07), 1.0, canvas.between(0.9, 1.1)], np.float32)
+    gain = canvas.between(0.65, 1.15) * np.array(
+        [canvas.between(0.93, 1.07), 1.0, canvas.between(0.9, 1.1)], np.float32
+    )
     side = np.linspace(canvas.between(0.85, 1), canvas.between(0.85, 1), width, dtype=np.float32)[:, None]
     noise = canvas.rng.standard_normal((height, width, 3), np.float32) * np.float32(canvas.between(3, 11))
     image = canvas.image.astype(np.float32) * (gain * side) + noise
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 255), np.uint8)
 
 
 def _border(canvas: Canvas) -> None:
