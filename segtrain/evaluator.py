@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.losses.criterion import Criterion
-from segtrain.metrics import Evaluation, Metric, Probe
+from segtrain.metrics import Evaluation, Probe, meter
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict
 
@@ -22,7 +22,6 @@ class Evaluator:
         loader: Iterable[Batch],
         task: Task,
         criterion: Criterion,
-        metric: Callable[[], Metric],
         *,
         precision: Precision,
         probes: Sequence[Batch] = (),
@@ -30,7 +29,6 @@ class Evaluator:
         self.loader = loader
         self.task = task
         self.criterion = criterion
-        self.metric = metric
         self.precision = precision
         self.probes = probes  # single images, drawn at every evaluation so that pictures can be compared
 
@@ -40,17 +38,19 @@ class Evaluator:
         device = self.precision.device
         was_training = model.training
         model.eval()
-        metric = self.metric()
+        scores = meter(self.task, device)
         loss = torch.zeros(2, dtype=torch.float64, device=device)
         for batch in self.loader:
             batch = batch.to(device)
             logits = self._logits(model, batch)
-            metric.update(logits, batch.target)
+            scores.update(logits, batch.target)
             loss += self.criterion.plain(logits, batch.target)
         total, count = sum_over_ranks(loss).tolist()
         probes = [self._probe(model, batch, step) for batch in self.probes] if is_main() else []
         model.train(was_training)
-        return metric.report(self.task, loss=total / count if count else 0.0, probes=tuple(probes))
+        result = scores.total()
+        scalars = {**result.scalars(), "val/loss": total / count if count else 0.0}
+        return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes))
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         with self.precision.autocast():

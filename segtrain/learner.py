@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segtrain.distributed import sum_over_ranks
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
-from segtrain.optim import load_by_name, state_by_name
+from segtrain.optim import by_name, load_by_name
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch
@@ -137,7 +137,7 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "optimizer": state_by_name(self.optimizer, self.model),
+            "optimizer": by_name(self.optimizer, self.model),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "skipped": self.skipped,
