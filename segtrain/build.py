@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segtrain import distributed
+from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
 from segtrain.data.dataset import Dataset
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
-from segtrain.errors import ConfigError, UserError, did_you_mean
+from segtrain.errors import ConfigError, UserError
 from segtrain.evaluator import Evaluator
 from segtrain.finite import FiniteGuard
 from segtrain.learner import Learner
@@ -51,7 +53,9 @@ def register_components(modules: Sequence[str] = ()) -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ConfigError(f"--import {name}: {error}; it has to be importable from here (see PYTHONPATH)") from error
+            raise ConfigError(
+                f"--import {name}: {error}; it has to be importable from here (see PYTHONPATH)"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Built:
         return self.loader.batch_size * distributed.world_size() * self.config.train.accumulate
 
 
-def build(config: Config, source: Source, device: torch.device, limits: Limits = Limits()) -> Built:  # noqa: B008
+def build(config: Config, source: Source, device: torch.device, limits: Limits = Limits()) -> Built:
     """Everything that `config` names, on `device`. Raises UserError with the place in the configuration."""
     seed_everything(config.seed)
     maker = Maker(source)
@@ -296,3 +300,33 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - third-party code still draws from the global generator
     torch.manual_seed(seed)
+
+
+def load_weights(learner: Learner, path: Path, skip: Sequence[str] = ()) -> None:
+    """Start from the weights of a checkpoint, and from nothing else of it; `skip` names (`net.head.*`) start anew.
+
+    Raises ConfigError naming what is missing, left over or of another shape.
+    """
+    weights, state = read_weights(path), learner.model.state_dict()
+    skipped = {name for name in state if any(fnmatch(name, pattern) for pattern in skip)}
+    if skip and not skipped:
+        raise ConfigError(
+            f"--init-skip {' '.join(skip)}: matches no parameter; they are called like {next(iter(state))}"
+        )
+    wrong = [
+        f"{name} is {_shape(weights, name)} in the file and {_shape(state, name)} in the model"
+        for name in (weights.keys() | state.keys()) - skipped
+        if _shape(weights, name) != _shape(state, name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"--init {path}: {len(wrong)} of {len(state)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}. "
+            "Use weights of the same model, or start those parts anew with --init-skip 'net.segmentation_head.*'"
+        )
+    learner.model.load_state_dict({**state, **{name: weights[name] for name in state.keys() - skipped}})
+    if learner.ema is not None:
+        learner.ema.set(learner.model)  # type: ignore[no-untyped-call]
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:
+    return str(tuple(state[name].shape)) if name in state else "absent"

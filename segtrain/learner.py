@@ -122,7 +122,7 @@ class Learner:
         totals = sum_over_ranks(torch.stack([self.logs[name] for name in names]))
         *numbers, norm_mean = torch.cat([totals, (norm / steps)[None]]).tolist()
         self.logs = {}
-        scalars = self.criterion.scalars(dict(zip(names, numbers, strict=True)))
+        scalars: dict[str, float] = self.criterion.scalars(dict(zip(names, numbers, strict=True)))
         scalars["train/grad_norm"] = norm_mean
         for group in self.optimizer.param_groups:
             scalars[f"optim/lr/{group['name']}"] = float(group["lr"])

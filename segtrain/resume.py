@@ -58,7 +58,8 @@ def choose(resume: str | None, directory: Path | None, root: Path, name: str) ->
 def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]) -> list[str]:
     """What is different and free to be, as lines to log. Raises ConfigError for the differences that are not."""
     old, new = dict(_leaves(then)), dict(_leaves(now))
-    lines, refused = [], []
+    lines: list[str] = []
+    refused: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key):
             continue

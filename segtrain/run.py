@@ -19,7 +19,7 @@ Status = Literal["running", "finished", "failed", "interrupted"]
 
 
 class RunDirectory:
-    """`config.yaml`, `env.json`, `status.json`, `log.txt`, `metrics.csv`, `steps.jsonl`, `tb/`, `checkpoints/`, `val/`."""
+    """Holds config.yaml, env.json, status.json, log.txt, metrics.csv, steps.jsonl, tb/, checkpoints/ and val/."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -16,7 +16,7 @@ from torch import nn
 from segtrain.distributed import is_main, max_over_ranks, sum_over_ranks, world_size
 from segtrain.learner import Learner
 from segtrain.metrics import Evaluation
-from segtrain.observers import Observer
+from segtrain.observers.observer import Observer
 from segtrain.task import Batch
 
 
@@ -154,11 +154,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's state and the best value so far: all that a resumed run needs besides its configuration."""
-        return {"learner": self.learner.state_dict(), "best": [self.best.metric, self.best.value, self.best.step]}
+        return {**self.learner.state_dict(), "best": [self.best.metric, self.best.value, self.best.step]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`. A best value of another metric is forgotten."""
-        self.learner.load_state_dict(state["learner"])
+        self.learner.load_state_dict(state)
         metric, value, step = state["best"]
         if metric == self.best.metric:
             self.best = Best(metric, value, step)
@@ -201,4 +201,3 @@ class Clock:
             scalars["perf/gpu_mem_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.restart()
         return scalars
-

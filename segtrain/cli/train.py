@@ -23,15 +23,30 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--config", type=Path, metavar="C", help="the configuration, a YAML file")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it: train.steps=800 criterion.top_p=0.1")
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to it: train.steps=800 criterion.top_p=0.1"
+    )
     p.add_argument("--resume", metavar="auto|PATH", help="go on with a run: the newest, or the one at PATH")
-    p.add_argument("--init", type=Path, metavar="PATH", help="start from the weights of a checkpoint; nothing else of it")
+    p.add_argument(
+        "--init", type=Path, metavar="PATH", help="start from the weights of a checkpoint; nothing else of it"
+    )
+    p.add_argument(
+        "--init-skip",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="what --init starts anew: 'net.segmentation_head.*'",
+    )
     p.add_argument("--run-dir", type=Path, metavar="DIR", help="where to write (default: log.root/NAME/time)")
     p.add_argument("--name", metavar="N", help="name of the run (default: that of the configuration)")
     p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
-    p.add_argument("--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components")
+    p.add_argument(
+        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
+    )
     p.add_argument("--dry-run", action="store_true", help="build everything, try one batch, write nothing")
-    p.add_argument("--overfit", type=positive, metavar="N", help="learn N training samples by heart, without augmentation")
+    p.add_argument(
+        "--overfit", type=positive, metavar="N", help="learn N training samples by heart, without augmentation"
+    )
     p.add_argument("--limit-train", type=positive, metavar="N", help="use the first N training samples")
     p.add_argument("--limit-val", type=positive, metavar="N", help="use the first N validation samples")
     p.add_argument("--profile", type=positive, metavar="STEPS", help="run so many steps under the profiler, then end")

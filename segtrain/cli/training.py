@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from segtrain import __version__, checkpoint, distributed
+from segtrain import checkpoint, distributed
 from segtrain.build import Built, Limits, build, load_weights, register_components
+from segtrain.cli.banner import banner
 from segtrain.config import Config, Source, load
 from segtrain.config.writer import plain_config
 from segtrain.data.check import check_labels
 from segtrain.errors import ConfigError
-from segtrain.observers import Observer
 from segtrain.observers.console import Console
 from segtrain.observers.files import Files
+from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
 from segtrain.resume import Start, changes, choose
-from segtrain.run import RunDirectory
 from segtrain.trainer import Best, Interrupted, Trainer
 
 QUICK_CHECK = 64  # label files looked at before every run
@@ -40,8 +40,8 @@ def train(args: argparse.Namespace) -> int:
     device = distributed.start(args.device)
     try:
         built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
-        if args.init or config.init:
-            load_weights(built.learner, args.init or config.init)
+        if weights := args.init or config.init:
+            load_weights(built.learner, weights, args.init_skip)
         labels = check(built, everything=args.check_data)
         if args.dry_run:
             return dry_run(built, source, labels)
@@ -229,28 +229,6 @@ class Job:
         """To the user and the log."""
         if self.console is not None:
             self.console.line(text)
-
-
-def banner(built: Built, source: Source, run: RunDirectory | None, labels: str) -> dict[str, str]:
-    """What is about to happen, in a few lines."""
-    config, learner = built.config, built.learner
-    device = learner.precision.device
-    threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else f" {torch.cuda.get_device_name(device)}"
-    world = distributed.world_size()
-    parts = {
-        "run": f"segtrain {__version__} · {source.path.stem} · torch {torch.__version__} · {device}{threads} · "
-        f"{learner.precision.amp if learner.precision.dtype else 'fp32'} · seed {config.seed}",
-        "data": f"train {len(built.train)} · val {len(built.val)} · {built.task.num_classes} classes · "
-        f"ignore {built.task.ignore_index} · batch {config.data.batch_size}"
-        + (f" x {world} ranks x {config.train.accumulate} = {built.global_batch}" if built.global_batch != config.data.batch_size else "")
-        + f" · {built.loader.batches_per_epoch} batches/epoch",
-        "model": f"{' / '.join(str(v) for v in (config.model.params.get('arch', config.model.name), config.model.params.get('encoder')) if v)} "
-        f"{sum(p.numel() for p in learner.model.parameters()) / 1e6:.1f} M parameters · criterion {config.criterion.name}",
-        "check": labels,
-    }
-    if run is not None:
-        parts["where"] = f"{run.path} · tensorboard --logdir {run.path.parent.parent}"
-    return parts
 
 
 @contextlib.contextmanager
