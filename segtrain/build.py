@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import pkgutil
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import segtrain.data
+import segtrain.losses
+import segtrain.models
 from segtrain import distributed
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
@@ -36,18 +40,16 @@ from segtrain.schedule import Schedule, between, constant, linear, product
 from segtrain.task import Batch, Task
 from segtrain.trainer import Every
 
-COMPONENTS = (  # modules that register themselves; --import adds a user's own
-    "segtrain.schedule",
-    "segtrain.losses.criterion",
-    "segtrain.optim",
-    "segtrain.models",
-    "segtrain.data",
-)
+PACKAGES = (segtrain.losses, segtrain.data, segtrain.models)  # every module in them registers what it has
+MODULES = ("segtrain.schedule", "segtrain.optim")
 
 
 def register_components(modules: Sequence[str] = ()) -> None:
     """Fill the registries: with what comes along, then with a user's own modules."""
-    for name in COMPONENTS:
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    for name in MODULES:
         importlib.import_module(name)
     for name in modules:
         try:

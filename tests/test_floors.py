@@ -30,6 +30,7 @@ FLOORS = {
     "checkpoint": 1,
     "finite": 1,
     "run": 1,
+    "resume": 5,
     "losses.mining": 2,
     "observers": 2,
     "losses": 3,
