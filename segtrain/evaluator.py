@@ -39,17 +39,17 @@ class Evaluator:
         was_training = model.training
         model.eval()
         scores = meter(self.task, device)
-        loss = torch.zeros(2, dtype=torch.float64, device=device)
+        losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
             batch = batch.to(device)
             logits = self._logits(model, batch)
             scores.update(logits, batch.target)
-            loss += self.criterion.plain(logits, batch.target)
-        total, count = sum_over_ranks(loss).tolist()
+            losses += self.criterion.plain(logits, batch.target, step)
+        loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         probes = [self._probe(model, batch, step) for batch in self.probes] if is_main() else []
         model.train(was_training)
         result = scores.total()
-        scalars = {**result.scalars(), "val/loss": total / count if count else 0.0}
+        scalars = {**result.scalars(), "val/loss": loss}
         return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes))
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
