@@ -69,7 +69,7 @@ class Learner:
             self._add(loss.logs)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self._add({"grad_norm": norm, "steps": torch.ones_like(norm)})
+        self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})
         if self._takes_step(norm, batches):
             self.step += 1
             if self.ema is not None:
@@ -117,10 +117,10 @@ class Learner:
         self.guard.check()
         if not self.logs:
             return {}
-        norm, steps = self.logs.pop("grad_norm"), self.logs.pop("steps")
+        norm, updates = self.logs.pop("grad_norm"), self.logs.pop("updates")
         names = list(self.logs)
         totals = sum_over_ranks(torch.stack([self.logs[name] for name in names]))
-        *numbers, norm_mean = torch.cat([totals, (norm / steps)[None]]).tolist()
+        *numbers, norm_mean = torch.cat([totals, (norm / updates)[None]]).tolist()
         self.logs = {}
         scalars: dict[str, float] = self.criterion.scalars(dict(zip(names, numbers, strict=True)))
         scalars["train/grad_norm"] = norm_mean
