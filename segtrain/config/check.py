@@ -32,18 +32,17 @@ from segtrain.config.messages import (
     broken_rule,
     describe,
     description,
-    example,
     is_union,
+    means_name,
     meant,
     suggestion,
     unexpected,
 )
-from segtrain.config.nodes import Mark, Node, plain, shown
+from segtrain.config.nodes import MAX_PROBLEMS, Mark, Node, plain, shown
 from segtrain.errors import did_you_mean
 from segtrain.registry import Registry, parameters
 from segtrain.schedule import Duration
 
-MAX_PROBLEMS = 50
 _REQUIRED = inspect.Parameter.empty
 _LISTS = (list, tuple, Sequence)
 _MAPPINGS = (dict, Mapping)
@@ -77,7 +76,7 @@ class Checker:
 
     def check(self, annotation: Any, node: Node, path: str) -> Any:
         """The value of the node as the annotation has it; meaningless if a problem was added."""
-        if len(self.problems) >= MAX_PROBLEMS:
+        if len(self.problems) > MAX_PROBLEMS:
             return None
         base, extras = split(annotation)
         registry = registry_of(annotation)
@@ -110,6 +109,8 @@ class Checker:
         except ValidationError as caught:
             for error in caught.errors(include_url=False):
                 place, where = _descend(node, path, error["loc"])
+                if error["loc"][-1:] == ("[key]",):
+                    place = Node(error["loc"][-2], place.key or place.mark)
                 text, other_kind = broken_rule(error, annotation, place.value)
                 self._problem(place.mark, where, f"{where}: {text}", other_kind and place is node)
             return None
@@ -182,9 +183,13 @@ class Checker:
             self._unexpected(Annotated[Any, registry], node, path)
             return None
         name = node.value.get("name")
-        if name is None:
-            text = f"missing key '{_join(path, 'name')}': which {registry.kind}? Write {example(registry)}"
-            self._problem(node.mark, path, text + did_you_mean("", registry))
+        slip = next(filter(means_name, node.value), None)
+        if name is None and slip is not None:
+            mark = node.value[slip].key or node.mark
+            self._problem(mark, path, f"unknown key {shown(_join(path, slip))}; did you mean 'name'?")
+        elif name is None:
+            text = f"missing key '{_join(path, 'name')}': a {registry.kind}{did_you_mean('', registry)}"
+            self._problem(node.mark, path, text)
         elif not isinstance(name.value, str) or name.value not in registry:
             near = did_you_mean(name.value[:80] if isinstance(name.value, str) else "", registry)
             self._problem(name.mark, path, f"{path}: unknown {registry.kind} {shown(name)}{near}")
@@ -198,7 +203,7 @@ class Checker:
         for key, child in entries.items():
             if key in wanted:
                 values[key] = self.check(wanted[key].annotation, child, _join(path, key))
-            elif len(self.problems) < MAX_PROBLEMS:
+            elif len(self.problems) <= MAX_PROBLEMS:
                 found = meant(key, path, wanted, self.homes)
                 hinted.add(found)
                 text = f"unknown key {shown(_join(path, key))}{suggestion(key, found, wanted)}"
@@ -217,7 +222,9 @@ class Checker:
         self._problem(node.mark, path, f"{path}: {unexpected(annotation, node.value)}", other_kind=True)
 
     def _problem(self, mark: Mark, path: str, text: str, other_kind: bool = False) -> None:
-        self.problems.append(Problem(mark, path, text.removeprefix(": "), other_kind))
+        problem = Problem(mark, path, text.removeprefix(": "), other_kind)
+        if problem not in self.problems:  # pydantic says once for each missing item that a list is too short
+            self.problems.append(problem)
 
 
 _OWN: Any = object()  # the default of a component's parameter that only the component itself can make

@@ -89,7 +89,10 @@ _BOUNDS = {
     "greater_than_equal": "at least {ge:g}",
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
+    "too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long",
 }
+_NEARLY_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
 _BOOLEAN_WORDS = {"on": "true", "yes": "true", "y": "true", "off": "false", "no": "false", "n": "false"}
 
 
@@ -113,20 +116,22 @@ def unexpected(annotation: Any, value: Any) -> str:
 def broken_rule(error: Any, annotation: Any, value: Any) -> tuple[str, bool]:
     """The sentence for one of pydantic's errors, and whether the value is of another kind altogether."""
     kind, nested = error["type"], bool(error["loc"])
+    if typing.get_origin(split(annotation)[0]) is tuple and kind in ("missing", "too_short", "too_long"):
+        return unexpected(annotation, value), False
     if kind in _BOUNDS:
         return f"must be {_BOUNDS[kind].format(**error['ctx'])}, got {shown(value)}{description(annotation)}", False
     if kind in _OF_ANOTHER_KIND and nested:
         expected = _OF_ANOTHER_KIND[kind] or error.get("ctx", {}).get("expected", "another value")
         return f"expected {expected}, got {shown(value)}{description(annotation)}", True
-    if kind in _OF_ANOTHER_KIND or isinstance(value, list):
-        return unexpected(annotation, value), kind in _OF_ANOTHER_KIND
+    if kind in _OF_ANOTHER_KIND:
+        return unexpected(annotation, value), True
     message = error["msg"].removeprefix("Value error, ")
     return f"{message[:1].lower()}{message[1:]}, got {shown(value)}{description(annotation)}", False
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
+def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The allowed word that `word` is most likely a slip for."""
-    near = difflib.get_close_matches(word[:80], list(allowed), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:80], list(allowed), n=1, cutoff=cutoff)
     return near[0] if near else None
 
 
@@ -140,6 +145,11 @@ def meant(key: str, section: str, allowed: Iterable[str], homes: Mapping[str, st
     if name in allowed and home in ("", section):
         return name
     return nearest(key, allowed) or ALIASES.get(key) or homes.get(key)
+
+
+def means_name(key: str) -> bool:
+    """Whether a key was probably meant to be `name`."""
+    return ALIASES.get(key) == "name" or nearest(key, ["name"], cutoff=0.8) is not None
 
 
 def suggestion(key: str, found: str | None, allowed: Iterable[str]) -> str:
@@ -194,7 +204,7 @@ def _remedy(annotation: Any, value: Any) -> str:
     if isinstance(value, str):
         if bool in kinds and value.lower() in _BOOLEAN_WORDS:
             return f"; write {_BOOLEAN_WORDS[value.lower()]}"
-        if kinds & {int, float} and re.fullmatch(r"[-+]?[0-9_]*\.?[0-9]+(e[-+]?[0-9]+)?", value, re.ASCII | re.I):
+        if kinds & {int, float} and len(value) < 40 and _NEARLY_A_NUMBER.fullmatch(value):
             return f"; write {float(value.replace('_', '')):.10g} without quotes or leading zeros"
         near = nearest(value, [word for word in literals if isinstance(word, str)])
         if near is not None:

@@ -21,6 +21,7 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 20_000  # with aliases counted as often as they are used
 MAX_DEPTH = 50
 MAX_ALIASES = 20
+MAX_PROBLEMS = 50
 
 Scalar = bool | int | float | str | None
 
@@ -90,6 +91,12 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+def capped(problems: list[str]) -> list[str]:
+    """As many problems as somebody may want to read."""
+    rest = [f"only the first {MAX_PROBLEMS} problems are shown"] if len(problems) > MAX_PROBLEMS else []
+    return problems[:MAX_PROBLEMS] + rest
+
+
 def parse(data: bytes, source: str, *, lines: bool = True) -> Node:
     """The tree of one YAML document; `lines=False` marks every node with the source alone. ConfigError if refused."""
     if len(data) > MAX_BYTES:
@@ -108,7 +115,7 @@ def parse(data: bytes, source: str, *, lines: bool = True) -> Node:
     except ValueError:  # PyYAML without libyaml lets chr() fail on an escape beyond Unicode
         raise ConfigError(f"{source}: an escape in a quoted text is not a character") from None
     if builder.problems:
-        raise ConfigError(*builder.problems)
+        raise ConfigError(*capped(builder.problems))
     return builder.root or Node(None, Mark(source, 1, 1) if lines else Mark(source))
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from segtrain.config.check import MAX_PROBLEMS, Checker
-from segtrain.config.component import section_annotations, split
-from segtrain.config.nodes import MAX_BYTES, Mark, Node, parse, shown
+from segtrain.config.check import Checker
+from segtrain.config.component import inline_field, section_annotations, split
+from segtrain.config.nodes import MAX_BYTES, Node, capped, parse, shown
 from segtrain.config.overrides import merge, override
 from segtrain.config.schema import Config
 from segtrain.config.writer import plain_config, to_yaml
@@ -77,11 +77,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] =
             problems += error.messages
     checker = Checker(_homes(schema))
     config = checker.check(schema, root, "")
-    problems += [str(problem) for problem in checker.problems[:MAX_PROBLEMS]]
-    if len(checker.problems) >= MAX_PROBLEMS:
-        problems.append(f"only the first {MAX_PROBLEMS} problems are shown")
+    problems += map(str, checker.problems)
     if problems:
-        raise ConfigError(*problems)
+        raise ConfigError(*capped(problems))
     return config, Source(Path(path), tuple(overrides), config, root)
 
 
@@ -133,6 +131,8 @@ def _homes(schema: type) -> dict[str, str]:
 
 def _section_keys(section: type, path: str) -> Iterator[str]:
     for name, annotation in section_annotations(section).items():
+        if name == inline_field(section):
+            continue
         yield f"{path}{name}"
         base = split(annotation)[0]
         for option in (base, *typing.get_args(base)):
@@ -146,6 +146,3 @@ def _leaves(value: Any, path: str) -> Iterator[str]:
         yield from _leaves(child, f"{path}.{key}" if path else str(key))
     if not isinstance(value, (dict, list)) or not value:
         yield path
-
-
-__all__ = ["Mark", "Source", "load", "read"]
