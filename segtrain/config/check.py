@@ -37,6 +37,7 @@ from segtrain.config.messages import (
     meant,
     suggestion,
     unexpected,
+    with_article,
 )
 from segtrain.config.nodes import MAX_PROBLEMS, Mark, Node, plain, shown
 from segtrain.errors import did_you_mean
@@ -188,7 +189,7 @@ class Checker:
             mark = node.value[slip].key or node.mark
             self._problem(mark, path, f"unknown key {shown(_join(path, slip))}; did you mean 'name'?")
         elif name is None:
-            text = f"missing key '{_join(path, 'name')}': a {registry.kind}{did_you_mean('', registry)}"
+            text = f"missing key '{_join(path, 'name')}': {with_article(registry.kind)}{did_you_mean('', registry)}"
             self._problem(node.mark, path, text)
         elif not isinstance(name.value, str) or name.value not in registry:
             near = did_you_mean(name.value[:80] if isinstance(name.value, str) else "", registry)

@@ -16,7 +16,6 @@ from pydantic.fields import FieldInfo
 from segtrain.config.component import registry_of, split
 from segtrain.config.nodes import shown
 from segtrain.errors import did_you_mean
-from segtrain.registry import Registry
 from segtrain.schedule import Duration
 
 # What people type → the key they mean, where the spelling shows no likeness.
@@ -169,7 +168,7 @@ def _alternatives(annotation: Any) -> list[str]:
     base, extras = split(annotation)
     registry = registry_of(annotation)
     if registry is not None:
-        return [f"a {registry.kind} such as {example(registry)}"]
+        return [f"{with_article(registry.kind)} such as {{name: {next(iter(registry), '…')}, …}}"]
     if Duration in extras:
         return ["a number of steps", "a share of the run such as 10%"]
     if is_union(base):
@@ -190,9 +189,9 @@ def _alternatives(annotation: Any) -> list[str]:
     return [_WORDS[base]] if base in _WORDS else []
 
 
-def example(registry: Registry) -> str:
-    """How a component of the registry is written."""
-    return f"{{name: {next(iter(registry), '…')}, …}}"
+def with_article(noun: str) -> str:
+    """a model, an optimizer."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def _remedy(annotation: Any, value: Any) -> str:

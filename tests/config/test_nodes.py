@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.config import nodes
@@ -148,16 +148,19 @@ def test_both_of_pyyamls_parsers_end_in_a_tree_or_a_config_error(text: str) -> N
     ends_in_a_tree_or_a_config_error(text.encode())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_tree_or_a_config_error(data: bytes) -> None:
     ends_in_a_tree_or_a_config_error(data)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab01:-[]{}&*!|>%@`'\",#? \n\t.", max_size=60))
 def test_any_text_of_yamls_own_signs_is_a_tree_or_a_config_error(text: str) -> None:
     ends_in_a_tree_or_a_config_error(text.encode())
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**17), 10**17) | st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_as_python_writes_them_are_read_as_the_same_numbers(number: float) -> None:
     assert scalar(repr(number)) == number
