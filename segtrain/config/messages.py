@@ -140,10 +140,12 @@ def meant(key: str, section: str, allowed: Iterable[str], homes: Mapping[str, st
     `homes` says for keys that belong to other sections where they stand.
     """
     allowed = list(allowed)
-    home, _, name = ALIASES.get(key, "").rpartition(".")
+    alias = ALIASES.get(key, "")
+    home, _, name = alias.rpartition(".")
     if name in allowed and home in ("", section):
         return name
-    return nearest(key, allowed) or ALIASES.get(key) or homes.get(key)
+    elsewhere = alias if home != section else None  # a key of this section that this component does not have
+    return nearest(key, allowed) or elsewhere or homes.get(key)
 
 
 def means_name(key: str) -> bool:
@@ -205,6 +207,8 @@ def _remedy(annotation: Any, value: Any) -> str:
             return f"; write {_BOOLEAN_WORDS[value.lower()]}"
         if kinds & {int, float} and len(value) < 40 and _NEARLY_A_NUMBER.fullmatch(value):
             return f"; write {float(value.replace('_', '')):.10g} without quotes or leading zeros"
+        if float in kinds and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", value):
+            return f"; write {float(value[:-1]) / 100:.10g}"
         near = nearest(value, [word for word in literals if isinstance(word, str)])
         if near is not None:
             return f"; did you mean '{near}'?"

@@ -111,7 +111,7 @@ def parse(data: bytes, source: str, *, lines: bool = True) -> Node:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.add(event)
     except yaml.YAMLError as error:
-        raise ConfigError(_syntax_error(error, source, lines)) from None
+        raise ConfigError(_syntax_error(error, text, source, lines)) from None
     except ValueError:  # PyYAML without libyaml lets chr() fail on an escape beyond Unicode
         raise ConfigError(f"{source}: an escape in a quoted text is not a character") from None
     if builder.problems:
@@ -119,12 +119,15 @@ def parse(data: bytes, source: str, *, lines: bool = True) -> Node:
     return builder.root or Node(None, Mark(source, 1, 1) if lines else Mark(source))
 
 
-def _syntax_error(error: yaml.YAMLError, source: str, lines: bool) -> str:
+def _syntax_error(error: yaml.YAMLError, text: str, source: str, lines: bool) -> str:
     place = getattr(error, "problem_mark", None)
     mark = Mark(source, place.line + 1, place.column + 1) if place and lines else Mark(source)
     what = getattr(error, "problem", None) or str(error).partition("\n")[0]
     context = getattr(error, "context", None)
-    return f"{mark}: not valid YAML: {what}" + (f" ({context})" if context else "")
+    remedy = ""
+    if what.startswith("found character") and place:
+        remedy = "; indent with spaces, not tabs" if text[place.index] == "\t" else "; put the value in quotes"
+    return f"{mark}: not valid YAML: {what}" + (f" ({context})" if context else "") + remedy
 
 
 @dataclass

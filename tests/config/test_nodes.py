@@ -109,12 +109,19 @@ def test_every_node_knows_where_it_stands() -> None:
         ("---\na: 1\n---\nb: 1", "c.yaml:3:1: a second document begins; a config is one document (remove '---')"),
         (b"a: 1\nb: \xff", "c.yaml: line 2 is not UTF-8 text (invalid start byte); save the file as UTF-8"),
         ("a: b: c", "c.yaml:1:5: not valid YAML: mapping values are not allowed in this context"),
+        ("a:\n\tb: 1", "c.yaml:2:1: not valid YAML: found character that cannot start any token"),
+        ("a: @b", "c.yaml:1:4: not valid YAML: found character that cannot start any token"),
         ("a: \a", "c.yaml: not valid YAML: unacceptable character #x0007"),
     ],
 )
 def test_what_no_config_needs_is_refused_with_its_place(text: str | bytes, message: str) -> None:
     (found,) = refused(text)
     assert found.startswith(message)
+
+
+def test_tabs_and_signs_that_need_quotes_come_with_a_remedy() -> None:
+    assert refused("a:\n\tb: 1")[0].endswith("; indent with spaces, not tabs")
+    assert refused("a: `b`")[0].endswith("; put the value in quotes")
 
 
 def test_an_alias_bomb_is_counted_in_full() -> None:
