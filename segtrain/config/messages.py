@@ -182,13 +182,18 @@ def _alternatives(annotation: Any) -> list[str]:
     if base is None or base is type(None):
         return ["null"]
     if origin is tuple and Ellipsis not in arguments:
-        same = _MANY.get(arguments[0]) if len(set(arguments)) == 1 else None
-        return [f"a list of {len(arguments)} {same or 'values'}"]
+        return [f"a list of {len(arguments)} {_plural(arguments) or 'values'}"]
     if origin in (list, tuple, Sequence):
-        return [f"a list of {_MANY[arguments[0]]}" if arguments[0] in _MANY else "a list"]
+        many = _plural(arguments[:1])
+        return [f"a list of {many}" if many else "a list"]
     if origin in (dict, Mapping) or dataclasses.is_dataclass(base):
         return ["a mapping"]
     return [_WORDS[base]] if base in _WORDS else []
+
+
+def _plural(annotations: tuple[Any, ...]) -> str | None:
+    kinds = {split(annotation)[0] for annotation in annotations}
+    return _MANY.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def with_article(noun: str) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ def _component_default(parameter: inspect.Parameter) -> Any:
     if parameter.default is None or parameter.default is REQUIRED:
         return parameter.default
     try:
-        return adapter(parameter.annotation).validate_json(json.dumps(parameter.default))
+        return adapter(parameter.annotation).validate_json(json.dumps(parameter.default, default=os.fspath))
     except (TypeError, ValidationError):
         return OWN
 

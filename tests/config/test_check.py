@@ -132,6 +132,8 @@ def test_a_value_is_taken_as_its_annotation_says(annotation: Any, text: str, val
         (list[float], "1", "expected a list of numbers, got 1"),
         (dict[str, int], "[]", "expected a mapping, got a list of 0"),
         (tuple[int, int], "[1, 2, 3]", "expected a list of 2 whole numbers, got a list of 3"),
+        (tuple[Annotated[int, Field(ge=1)], int], "[1]", "expected a list of 2 whole numbers, got a list of 1"),
+        (tuple[int, str], "1", "expected a list of 2 values, got 1"),
         (tuple[int, int], "[1]", "expected a list of 2 whole numbers, got a list of 1"),
         (tuple[int, int], "[1, x]", "c:1:5: key.1: expected a whole number, got 'x'"),
         (Annotated[list[float], Field(min_length=2)], "[1]", "must be at least 2 long, got a list of 1"),
@@ -256,9 +258,11 @@ def test_a_default_that_is_no_plain_value_is_left_to_the_component() -> None:
     registry = Registry("odd")
 
     @registry.register("odd")
-    def odd(*, shape: Callable[[float], float] = abs, size: tuple[int, int] = (1, 2)) -> None: ...
+    def odd(
+        *, shape: Callable[[float], float] = abs, size: tuple[int, int] = (1, 2), root: Path = Path("data")
+    ) -> None: ...
 
-    assert check(Annotated[object, registry], "{name: odd}")[0].params == {"size": (1, 2)}
+    assert check(Annotated[object, registry], "{name: odd}")[0].params == {"size": (1, 2), "root": Path("data")}
 
 
 @pytest.mark.parametrize("percentage", ["0%", "7%", "12.5%", "33.3333333333%", "100%", "0.001%"])
