@@ -20,6 +20,8 @@ NoDecay = Literal["norm", "bias"]
 _NOT_KEYS = {"self", "params", "capturable", "differentiable", "maximize", "verbose"}
 # LBFGS wants a closure, SparseAdam sparse gradients, torch's Muon matrices only (timm's takes every parameter)
 _NO_PARAMETER_GROUPS = {"LBFGS", "SparseAdam", "Muon", "Optimizer"}
+# chosen for the machine, so not part of what is restored
+_NOT_STATE = {"params", "foreach", "fused"}
 _LEAVES = (bool, int, float, str, type(None))
 
 
@@ -71,7 +73,7 @@ def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any
     return {
         "state": {names[parameter]: dict(optimizer.state.get(parameter, {})) for parameter in optimized},
         "groups": {
-            group["name"]: {key: value for key, value in group.items() if key != "params" and _is_plain(value)}
+            group["name"]: {key: value for key, value in group.items() if key not in _NOT_STATE and _is_plain(value)}
             for group in optimizer.param_groups
         },
     }
