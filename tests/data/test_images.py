@@ -70,6 +70,17 @@ def test_palette_masks_stay_indices(tmp_path: Path):
     assert np.array_equal(read_mask(tmp_path / "p.png"), RAMP)
 
 
+def test_grey_gifs_give_their_shades_and_coloured_ones_their_indices(tmp_path: Path):
+    saved(tmp_path / "grey.gif", np.array([[0, 255], [9, 9]], np.uint8))
+    with Image.open(tmp_path / "grey.gif") as image:
+        assert image.mode == "P", "Pillow packs the shades into a palette"
+    assert read_mask(tmp_path / "grey.gif").tolist() == [[0, 255], [9, 9]]
+    image = Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8)).convert("P")
+    image.putpalette([9, 9, 9, 200, 0, 0, 0, 0, 200])
+    image.save(tmp_path / "color.gif", optimize=False)
+    assert read_mask(tmp_path / "color.gif").tolist() == [[0, 1], [2, 2]]
+
+
 def test_1_bit_masks_hold_0_and_1_and_16_bit_masks_their_values(tmp_path: Path):
     assert set(np.unique(read_mask(saved(tmp_path / "bits.png", RAMP > 20, "1")))) == {0, 1}
     deep = np.array([[0, 1000, 65535]], np.uint16)
