@@ -158,6 +158,7 @@ class Console:
             file=self._stream,
             leave=False,
             ncols=columns,
+            nrows=24,  # a terminal that does not know its size would get no bar
             ascii=not self._unicode(),
             bar_format="step {n_fmt}/{total_fmt} {bar:8} {desc}",
         )

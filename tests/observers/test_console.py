@@ -117,7 +117,8 @@ def test_the_bar_fits_the_terminal_and_never_reaches_the_log(tmp_path, report, m
     monkeypatch.setenv("TERM", "xterm")
     master, slave = pty.openpty()
     with os.fdopen(slave, "w", encoding="utf-8") as terminal:
-        console = Console(tmp_path / "log.txt", steps=400, steps_per_epoch=80, stream=terminal)
+        monkeypatch.setattr("sys.stdout", terminal)  # the terminal does not know its size: it says 0 x 0
+        console = Console(tmp_path / "log.txt", steps=400, steps_per_epoch=80)
         for step in (20, 40):
             console.on_step(step, STEP)
         console.on_evaluation(40, report)
