@@ -36,8 +36,8 @@ from segtrain.observers.canvas import (
 
 Losses = npt.NDArray[Any]  # float, any shape
 
-_WIDTH, _HEIGHT = 520, 260  # of the area inside the axes
-_LEFT, _RIGHT = 46, 40  # for the numbers at the axes
+_WIDTH, _HEIGHT = 330, 220  # of the area inside the axes: a card of TensorBoard is about 350 wide
+_LEFT, _RIGHT = 46, 20  # for the numbers at the axes
 _GRAY: Color = (150, 160, 170)
 _GAP = 6
 _NATURAL = 0.99  # the natural p holds this share of the loss
@@ -56,7 +56,7 @@ def curve(loss: Losses, valid: npt.NDArray[np.bool_], top_p: float | None) -> Pi
     if not total > 0:
         return _without_loss(title)
     held = np.cumsum(losses) / total
-    axes = _Axes(0.001, 1.0, ((0.001, "0.1 %"), (0.01, "1 %"), (0.1, "10 %"), (1.0, "p = 100 %")))
+    axes = _Axes(0.001, 1.0, ((0.001, "0.1 %"), (0.01, "1 %"), (0.1, "10 %"), (1.0, "100 %")))
     area = axes.area(((0.0, "0 %"), (0.25, "25 %"), (0.5, "50 %"), (0.75, "75 %"), (1.0, "100 %")))
     shares = np.geomspace(axes.low, axes.high, _WIDTH)
     heights = held[np.clip(np.ceil(shares * len(losses)).astype(int) - 1, 0, None)]
@@ -81,7 +81,7 @@ def histogram(loss: Losses, threshold: float | None, top_p: float | None) -> Pic
     axes = _Axes(
         1e-4, 10.0, ((1e-4, "0.0001"), (1e-3, "0.001"), (0.01, "0.01"), (0.1, "0.1"), (1.0, "1"), (10.0, "10"))
     )
-    edges = np.geomspace(axes.low, axes.high, 66)
+    edges = np.geomspace(axes.low, axes.high, 56)
     clipped = np.clip(losses, axes.low, axes.high)
     mined = losses >= (np.inf if threshold is None else threshold)
     parts = [np.histogram(clipped[which], edges)[0] / losses.size for which in (mined, ~mined)]

@@ -49,7 +49,7 @@ def test_the_histogram_paints_from_the_threshold_on(said):
     picture = charts.histogram(loss, 0.1, 1 / 3)
     assert said == ["mined: top_p 33.3 %, loss >= 0.1", "not mined"]
     columns = magenta_columns(picture)
-    share = (columns.max() - columns.min()) / 520
+    share = (columns.max() - columns.min()) / 330
     assert share == pytest.approx(1 / 5, abs=0.03)  # one decade of the five that are shown
 
 
