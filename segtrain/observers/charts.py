@@ -107,7 +107,8 @@ def confusion(evaluation: Evaluation) -> Picture:
     """
     counts = np.asarray(evaluation.confusion, np.float64)
     names = list(evaluation.classes)
-    title = "Of the pixels with the label of a row, how many percent got the prediction of a column"
+    what = "pixels" if evaluation.task.kind == "segmentation" else "images"
+    title = f"Of the {what} with the label of a row, how many percent got the prediction of a column"
     labelled = counts.sum(1)
     rates = 100 * counts / np.maximum(labelled, 1)[:, None]
     if len(names) > _MOST_CLASSES:
@@ -116,7 +117,7 @@ def confusion(evaluation: Evaluation) -> Picture:
         rates, labelled, names = rates[np.ix_(most, most)], labelled[most], [names[index] for index in most]
         title += f"; the {_MOST_CLASSES} of {len(counts)} classes that are confused most"
     if not labelled.all():
-        title += "; - where no pixel has the label"
+        title += "; - where nothing has the label"
     longest = min(_LONGEST_NAME, max(text_width(name) for name in names))
     grid = stacked([_confusion_row(row, present > 0) for row, present in zip(rates, labelled, strict=True)])
     left = stacked([_row_name(name, longest) for name in names])
@@ -156,7 +157,7 @@ class _Axes(NamedTuple):
 
 
 def _y(height: Any) -> Any:
-    """Row of a height in [0, 1]; a tenth is left free above for the number at the top."""
+    """Row of a height in [0, 1]; half a line is left free above for the number at the top."""
     return np.rint(_HEIGHT - 5 - np.asarray(height) * (_HEIGHT - 5 - LINE // 2)).astype(int)
 
 

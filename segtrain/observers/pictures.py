@@ -41,7 +41,8 @@ from segtrain.task import Task
 _SMALLEST, _LARGEST = 256, 480  # pixels of the longer side of an image as shown
 _NARROWEST = 130  # pixels for the words above an image
 _ALL_CLASSES = 24  # more classes than this: the legend names only those that are to be seen
-_MOST_IMAGES = 16
+_MOST_IMAGES = 16  # of a batch
+_MOST_PROBES = 64  # a JPEG is at most 65 535 pixels high
 _GAP = 6
 _LOSS_RANGE = 1e-3, 10.0  # of the colours; the same everywhere, so that evaluations can be compared
 
@@ -116,14 +117,14 @@ def contact_sheet(pictures: Sequence[Picture], *, columns: int | None = None) ->
 
 def of_evaluation(report: Evaluation) -> dict[str, Picture]:
     """The pictures of a report by tag."""
-    drawn = dict[str, Picture]()
-    if report.probes:
-        drawn["probe/panel"] = panels(report.probes, report.task)
-    if any(probe.mined is not None for probe in report.probes):
-        drawn["mining/overlay"] = overlays(report.probes, report.task)
-    if any(probe.loss is not None for probe in report.probes):
-        drawn["mining/loss_map"] = loss_maps(report.probes, report.task)
-        drawn |= _loss_charts(report)
+    drawn, probes, task = dict[str, Picture](), report.probes[:_MOST_PROBES], report.task
+    if probes:
+        drawn["probe/panel"] = panels(probes, task)
+    if any(probe.mined is not None for probe in probes):
+        drawn["mining/overlay"] = overlays(probes, task)
+    if any(probe.loss is not None for probe in probes):
+        drawn["mining/loss_map"] = loss_maps(probes, task)
+        drawn |= _loss_charts(probes, task)
     drawn["val/confusion"] = charts.confusion(report)
     return drawn
 
@@ -217,10 +218,10 @@ def _loss_colors(loss: npt.NDArray[Any]) -> Picture:
 
 
 def _loss_scale(width: int) -> Picture:
-    """The colours of the losses with numbers below, in the middle of `width`."""
+    """The colours of the losses with numbers below, about as long as `width`."""
     low, high = _LOSS_RANGE
     decades = round(math.log10(high / low))
-    long = min(width, 480) - 60
+    long = max(200, min(width, 480) - 60)
     strip = _loss_colors(np.geomspace(low, high, long)[None].repeat(12, 0))
     scale = padded(framed(strip), (0, LINE), (30, 30))
     for decade in range(decades + 1):
@@ -229,16 +230,16 @@ def _loss_scale(width: int) -> Picture:
     return scale
 
 
-def _loss_charts(report: Evaluation) -> dict[str, Picture]:
-    """Charts over the pixels of all probes together, which is the group that they were mined in."""
-    probes = [(probe, probe.loss) for probe in report.probes if probe.loss is not None]
-    valid = np.concatenate([(probe.target != report.task.ignore_index).ravel() for probe, _ in probes])
-    loss = np.concatenate([one.ravel() for _, one in probes])
+def _loss_charts(probes: Sequence[Probe], task: Task) -> dict[str, Picture]:
+    """Charts over the pixels of all probes together."""
+    probes = [probe for probe in probes if probe.loss is not None]
+    valid = np.concatenate([(probe.target != task.ignore_index).ravel() for probe in probes])
+    loss = np.concatenate([probe.loss.ravel() for probe in probes if probe.loss is not None])
     top_p = threshold = None
-    if valid.any() and all(probe.mined is not None for probe, _ in probes):
-        mined = np.concatenate([probe.mined.ravel() for probe, _ in probes if probe.mined is not None])
-        top_p = float(mined[valid].mean())
-        threshold = float(loss[valid & (mined > 0)].min(initial=np.inf))
+    if all(probe.mined is not None for probe in probes):
+        mined = np.concatenate([probe.mined.ravel() for probe in probes if probe.mined is not None])
+        if (valid & (mined > 0)).any():
+            top_p, threshold = float(mined[valid].mean()), float(loss[valid & (mined > 0)].min())
     return {
         "mining/curve": charts.curve(loss, valid, top_p),
         "mining/histogram": charts.histogram(loss[valid], threshold, top_p),

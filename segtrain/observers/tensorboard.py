@@ -117,9 +117,13 @@ def _string_value(tag: str, plugin: str, content: bytes, *, shape: Any) -> Any:
     return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _classes(task: Task) -> str:
     rows = [
-        f"| {index} | {name} | #{red:02x}{green:02x}{blue:02x} |"
+        f"| {index} | {_cell(name)} | #{red:02x}{green:02x}{blue:02x} |"
         for index, (name, (red, green, blue)) in enumerate(zip(task.classes, task.palette, strict=True))
     ]
     return "\n".join(["| id | class | colour |", "|---|---|---|", *rows, "", f"ignored: {task.ignore_index}"])

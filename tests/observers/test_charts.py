@@ -53,6 +53,11 @@ def test_the_histogram_paints_from_the_threshold_on(said):
     assert share == pytest.approx(1 / 5, abs=0.03)  # one decade of the five that are shown
 
 
+def test_a_loss_equal_to_the_threshold_counts_as_mined():
+    assert magenta_columns(charts.histogram(np.full(9, 0.5), 0.5, 1.0)).size
+    assert not magenta_columns(charts.histogram(np.full(9, 0.5), 0.6, 0.0)).size
+
+
 @pytest.mark.parametrize(
     "loss",
     [
