@@ -50,6 +50,15 @@ def test_texts_and_the_layout_come_back(tmp_path, task):
     assert [category.title for category in layout.category] == ["mining", "validation"]
 
 
+def test_tags_are_explained(tmp_path, task, report):
+    board = TensorBoard(tmp_path, task)
+    board.on_step(20, {"mining/threshold": 0.5, "mining/class_lift/pole": 2.0, "unheard/of": 1.0})
+    metadata = read(tmp_path).summary_metadata
+    assert metadata["mining/threshold"].summary_description == "Smallest loss that is kept."
+    assert "pixel of the class" in metadata["mining/class_lift/pole"].summary_description
+    assert metadata["unheard/of"].summary_description == ""
+
+
 def test_a_resumed_run_shows_every_step_once(tmp_path, task, report):
     first = TensorBoard(tmp_path, task)
     for step in (20, 40, 60):
