@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.losses import channels, pixel, region
 from segtrain.losses.maps import LossMap, Reduced
-from segtrain.losses.pixel import Spread, check_smoothing
+from segtrain.losses.pixel import Spread, check_gamma, check_smoothing
 from segtrain.losses.targets import label_weight, named_entries
 from segtrain.losses.weights import ClassWeights, weight_tensor
 from segtrain.registry import PIXEL_LOSSES, REGION_LOSSES
@@ -133,7 +133,7 @@ def nll(task: Task, *, class_weights: ClassWeights = None) -> Pixelwise:
 @PIXEL_LOSSES.register("focal")
 def focal(task: Task, *, gamma: float = 2.0, class_weights: ClassWeights = None) -> Pixelwise:
     """(1 - p)^γ · cross entropy with p the probability of the label; γ = 0 is cross entropy."""
-    return _labelled(pixel.focal, task, class_weights, gamma=gamma)
+    return _labelled(pixel.focal, task, class_weights, gamma=check_gamma(gamma))
 
 
 @PIXEL_LOSSES.register("bce_with_logits")

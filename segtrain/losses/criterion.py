@@ -14,7 +14,7 @@ from segtrain.distributed import world_size
 from segtrain.losses import components
 from segtrain.losses.components import Pixelwise, Regionwise
 from segtrain.losses.inspection import Inspection, inspect_mining
-from segtrain.losses.maps import Loss, mean_over_ranks
+from segtrain.losses.maps import Loss, divide
 from segtrain.losses.mining import Hardest, Mean, Scope, Threshold, Warmup, hardest
 from segtrain.losses.pixel import Spread
 from segtrain.losses.targets import named_entries
@@ -64,9 +64,7 @@ class Criterion(nn.Module):
         results = [part(logits, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
-        means = mean_over_ranks(
-            torch.stack([one.kept.total for one in sums]), torch.stack([one.kept.count for one in sums])
-        )
+        means = divide(torch.stack([one.kept.total for one in sums]), torch.stack([one.kept.count for one in sums]))
         shares = torch.ones_like(means) if share is None else share.to(means.dtype)
         value = torch.stack([one * weight for one, weight in zip(means * shares, weights, strict=True)]).sum()
         logs = {"loss": value, "steps": shares.mean(), "calls": torch.ones_like(value)} | self._entries(target)

@@ -80,7 +80,8 @@ def reduced(losses: LossMap, share: Tensor) -> Reduced:
     return Reduced((losses.value * share.to(losses.value.dtype)).sum(), (losses.weight * share).sum())
 
 
-def mean_over_ranks(totals: Tensor, counts: Tensor) -> Tensor:
-    """Global mean Σ total / Σ count as each rank must return it: the average over ranks is the mean; 0 for no count."""
-    everywhere = sum_over_ranks(counts)
-    return totals * (world_size() / torch.where(everywhere > 0, everywhere, 1.0)).to(totals.dtype)
+def divide(totals: Tensor, counts: Tensor, *, over_ranks: bool = True) -> Tensor:
+    """The means Σ total / Σ count over all ranks as each must return them: they average to the mean. No count: 0."""
+    if over_ranks:
+        counts = sum_over_ranks(counts) / world_size()
+    return totals / torch.where(counts > 0, counts, 1.0).to(totals.dtype)
