@@ -58,6 +58,15 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return total
 
 
+def max_over_ranks(value: Tensor) -> Tensor:
+    """A new tensor with the largest `value` of all ranks, on every rank."""
+    if world_size() == 1:
+        return value.detach()
+    largest = value.detach().clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
 class Taken(NamedTuple):
     """What `take_largest` took."""
 

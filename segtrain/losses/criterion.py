@@ -75,6 +75,20 @@ class Criterion(nn.Module):
             logs |= {f"{tag}/{key}": value for key, value in result.logs.items()}
         return Loss(value, {key: log.detach().double() for key, log in logs.items()})
 
+    @torch.no_grad()
+    def plain(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
+        """Unmined sums of a batch on this rank, float64 [T, 2]: Σ weight·value, Σ weight. No other rank takes part.
+
+        For evaluation, where ranks see different numbers of batches. Region losses need all ranks and stay 0.
+        """
+        rows = []
+        for part in self.parts:
+            pixelwise = [] if isinstance(part, RegionTerm) else part.maps(logits, target)
+            rows += [torch.stack([one.value.double().sum(), one.weight.double().sum()]) for one in pixelwise]
+            rows += [] if pixelwise else [logits.new_zeros(2, dtype=torch.float64)]
+        factors = [weight_at(weights, step) for weights in self.weights]
+        return torch.stack([row * row.new_tensor([factor, 1.0]) for row, factor in zip(rows, factors, strict=True)])
+
     def scalars(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Tagged numbers from logs that were added up over ranks, micro-batches and any number of steps."""
         all_means = [_ratio(logs[f"all_total/{name}"], logs[f"all_count/{name}"]) for name in self.names]

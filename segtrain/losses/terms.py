@@ -69,14 +69,19 @@ class PixelTerms(nn.Module):
         sums = [Sums(reduced(one, selection.share), reduced(one, one.valid.double())) for one in maps]
         return Part(sums, selection.logs)
 
+    def maps(self, logits: Tensor, target: Tensor) -> list[LossMap]:
+        """One map per loss, with what is valid in all of them."""
+        maps = [loss(logits, target) for loss in self.losses]
+        if len(maps) == 1:
+            return maps
+        valid = _all_of([one.valid for one in maps])
+        return [_restrict(one, valid) for one in maps]
+
     def select(
         self, logits: Tensor, target: Tensor, step: int, *, over_ranks: bool = True
     ) -> tuple[list[LossMap], Selection]:
-        """The maps, with what is valid in all of them, and what is kept of them."""
-        maps = [loss(logits, target) for loss in self.losses]
-        if len(maps) > 1:
-            valid = _all_of([one.valid for one in maps])
-            maps = [_restrict(one, valid) for one in maps]
+        """The maps, and what is kept of them."""
+        maps = self.maps(logits, target)
         classes = max(logits.shape[1], 2)
         return maps, self.reduction(maps[self.rank_by], step, target, classes, over_ranks=over_ranks)
 

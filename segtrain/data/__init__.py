@@ -1,0 +1,1 @@
+"""Reading data sets, augmenting their samples and feeding them in batches."""

@@ -1,0 +1,39 @@
+"""A look at some samples before training starts, so that wrong labels do not cost a night."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from segtrain.data.dataset import Dataset
+from segtrain.errors import DataError
+
+
+def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5) -> str:
+    """Read `count` samples, evenly spread, and return one line about their labels.
+
+    Raises DataError that lists up to `show` samples that cannot be read or hold labels outside of the table, or that
+    says that nothing but one class and ignored pixels was found, as in 0/255 masks that were meant to be binary.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
+    seen: set[int] = set()
+    errors: list[DataError] = []
+    for index in chosen:
+        try:
+            seen.update(np.unique(dataset[index].target).tolist())
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        more = [f"… and {len(errors) - show} more"] if len(errors) > show else []
+        told = [message for error in errors[:show] for message in error.messages]
+        raise DataError(f"label check: {len(errors)} of {len(chosen)} sampled files cannot be used:", *told, *more)
+    spec, ignored = dataset.labels, dataset.labels.ignore_index
+    if seen == {0, ignored} and spec.table.get(ignored) == ignored and len(spec.names) > 1:
+        first, second = spec.names[:2]
+        raise DataError(
+            f"label check: all {len(chosen)} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so "
+            f"every valid pixel is class 0 ({first}). If {ignored} means {second}, set "
+            f"values: {{0: {first}, {ignored}: {second}}}"
+        )
+    absent = [name for i, name in enumerate(spec.names) if i not in seen]
+    some = f", without {', '.join(absent[:4])}" + (f" … ({len(absent)} classes)" if len(absent) > 4 else "")
+    return f"labels of {len(chosen)} samples ok" + (some if absent else "")

@@ -1,0 +1,205 @@
+"""The processes that load samples, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import Dataset as TorchDataset
+
+from segtrain.data.dataset import Dataset
+from segtrain.data.transforms import Transform
+from segtrain.errors import DataError
+from segtrain.task import Batch, Sample
+
+Loaded = TypeVar("Loaded")
+ORDER, AUGMENT = 0, 1  # what random numbers are for; keeps their streams apart
+POLL_S = 5.0  # how soon the death of a worker is noticed
+
+
+class Key(NamedTuple):
+    """A sample to load: for which epoch, which one; of an `empty` one all labels are ignored."""
+
+    epoch: int
+    sample: int
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Source(TorchDataset[Sample | DataError]):
+    """Augmented samples by key. What goes wrong is returned and not raised: an error that cannot be pickled would
+    leave the training process waiting for ever."""
+
+    dataset: Dataset
+    transform: Transform
+    seed: int
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The samples in the order of this epoch."""
+        return np.random.default_rng((ORDER, self.seed, epoch)).permutation(len(self.dataset))
+
+    def __getitem__(self, key: Key) -> Sample | DataError:
+        try:
+            rng = np.random.default_rng((AUGMENT, self.seed, key.epoch, key.sample))
+            sample = self.transform(self.dataset[key.sample], rng)
+        except DataError as error:
+            return error
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{place.filename}:{place.lineno}"
+            return DataError(f"{self.dataset.path(key.sample)}: {type(error).__name__}: {error} (raised at {where})")
+        if key.empty:
+            return sample._replace(target=np.full_like(sample.target, self.dataset.labels.ignore_index))
+        return sample
+
+
+def one_batch(samples: Sequence[Sample | DataError]) -> Batch | DataError:
+    """All samples in one batch, or the first error among them, or the error that they differ in size."""
+    batches = batches_by_size(samples)
+    if isinstance(batches, DataError) or len(batches) == 1:
+        return batches if isinstance(batches, DataError) else batches[0]
+    sizes = " and ".join(f"{batch.image.shape[2]}x{batch.image.shape[3]} ({batch.ids[0]})" for batch in batches[:2])
+    return DataError(
+        f"images of different sizes cannot be trained on in one batch: {sizes}; add a transform that "
+        "gives all of them one size, such as data.augment: [{name: RandomScaleCrop, size: [512, 512]}]"
+    )
+
+
+def batches_by_size(samples: Sequence[Sample | DataError]) -> list[Batch] | DataError:
+    """The samples in batches of one size each, in order of appearance; or the first error among them."""
+    groups: dict[tuple[int, ...], list[Sample]] = {}
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+        groups.setdefault(sample.image.shape, []).append(sample)
+    return [_stack(group) for group in groups.values()]
+
+
+def _stack(samples: Sequence[Sample]) -> Batch:
+    """One copy per sample, in a worker straight into the memory shared with the training process.
+
+    The image tensor is [B, 3, H, W] over memory in the order of the files, B H W 3: "channels_last".
+    """
+    image = default_collate([torch.from_numpy(np.ascontiguousarray(sample.image)) for sample in samples])
+    target = default_collate([torch.from_numpy(np.ascontiguousarray(sample.target)) for sample in samples])
+    return Batch(image.permute(0, 3, 1, 2), target, tuple(sample.id for sample in samples))
+
+
+class Feed(Generic[Loaded]):
+    """What `collate` makes of the samples behind each list of keys, in order, loaded ahead by worker processes.
+
+    Raises DataError for anything that goes wrong with a sample, and names the samples under way when a worker dies or
+    is silent for `timeout_s`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        order: Callable[[], Iterator[list[Key]]],
+        collate: Callable[[Sequence[Sample | DataError]], Loaded | DataError],
+        workers: int,
+        timeout_s: float,
+        *,
+        keep_workers: bool = False,
+    ) -> None:
+        self._source = source
+        self._timeout_s = timeout_s
+        self._order = _Order(order, deque())
+        cv2.setNumThreads(0)  # the processes are the parallelism
+        self._loader: DataLoader[Any] = DataLoader(
+            source,
+            batch_sampler=self._order,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            timeout=POLL_S if workers else 0,
+            worker_init_fn=_begin_worker,
+            generator=torch.Generator(),  # of its own, or it would draw from the one that training draws from
+            persistent_workers=keep_workers and workers > 0,
+        )
+
+    def __iter__(self) -> Iterator[Loaded]:
+        batches = _without_sigchld(lambda: iter(self._loader))
+        while True:
+            try:
+                loaded = self._next(batches)
+            except StopIteration:
+                return
+            if isinstance(loaded, DataError):
+                raise loaded
+            self._order.asked.popleft()
+            yield loaded
+
+    def _next(self, batches: Iterator[Loaded | DataError]) -> Loaded | DataError:
+        patience = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return next(batches)
+            except RuntimeError as error:
+                if "timed out" not in str(error):
+                    raise DataError(f"{error}; {self._under_way()}") from error
+                if time.monotonic() > patience:
+                    what = f"no batch came from the loader's processes for {self._timeout_s:g} s"
+                    raise DataError(f"{what}; {self._under_way()}") from error
+
+    def _under_way(self) -> str:
+        names = [self._source.dataset.path(key.sample) for keys in self._order.asked for key in keys]
+        more = f", … ({len(names)} in all)" if len(names) > 32 else ""
+        return f"being loaded were: {', '.join(names[:32])}{more}; data.workers: 0 loads without processes"
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What to load, from the start at each iteration; `asked` is what has been asked for and has not come yet."""
+
+    start: Callable[[], Iterator[list[Key]]]
+    asked: deque[list[Key]]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        self.asked.clear()
+        for keys in self.start():
+            self.asked.append(keys)
+            yield keys
+
+
+def _without_sigchld(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """torch installs a handler that raises wherever the training is when a worker dies; here it is found by polling."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return start()
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return start()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _begin_worker(number: int) -> None:
+    """Signals to the process group are for the training process, which still wants batches until it has saved."""
+    cv2.setNumThreads(0)
+    gc.freeze()  # what a fork inherits is not for this process to tidy up: it could be another loader's workers
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_when_told(trainer: int) -> None:
+    """End this process at a SIGTERM that the training process sent, even when it is stuck in a file."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

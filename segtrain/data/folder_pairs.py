@@ -1,0 +1,126 @@
+"""Your own data: a folder of images and a folder of label images, paired by name."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from segtrain.data.labels import IGNORE, IGNORE_NAME, VOC_BORDER, LabelSpec, from_values, made_up_palette
+from segtrain.data.pairs import Pair, Pairs
+from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines, some
+from segtrain.errors import DataError
+from segtrain.registry import DATASETS
+from segtrain.task import Color
+
+
+@DATASETS.register("folder_pairs")
+def folder_pairs(
+    *,
+    root: Path,
+    split: str = "train",
+    images: str = "images/{split}",
+    masks: str = "masks/{split}",
+    ignore: str | None = None,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    ignore_suffix: str = "",
+    files: list[str] | Path | None = None,
+    names: list[str] | None = None,
+    values: dict[int, str] | None = None,
+    palette: dict[str, Color] | Literal["voc"] | None = None,
+    missing: Missing = "error",
+) -> Pairs:
+    """Images and masks below `root`, paired by their names.
+
+    `images`, `masks`, `ignore`: folders (searched with all their subfolders) or glob patterns, relative to `root`;
+    {split} stands for the split. Files belong together when their names agree without extension and without
+    `image_suffix`, `mask_suffix`, `ignore_suffix`: 21_training.tif and 21_manual1.gif with _training and _manual1 are
+    both 21. Where an `ignore` image is 0 the labels are ignored (a field of view, a region of interest).
+    `files`: only these names, as a list or as a file with one per line.
+
+    What the masks hold is said in one of three ways. `names`: class indices 0, 1, …; `values`: a table
+    {raw value: name}, in which a name may come repeatedly and "ignore" is one; `palette`: {name: [r, g, b]} for RGB
+    masks, or voc. 255 is ignored unless `values` says otherwise.
+    """
+    labels = _labels(names, values, palette)
+    images, masks = images.format(split=split), masks.format(split=split)
+    place = find_root(root, _fixed(images), f"{images}, {masks}")
+    find_root(place, _fixed(masks), f"{images}, {masks}")
+    found, targets = _by_name(place, images, image_suffix), _by_name(place, masks, mask_suffix)
+    if not found:
+        raise DataError(
+            f"{place / images} holds no images{f' named *{image_suffix}' * bool(image_suffix)}. {found_in(place)}"
+        )
+    valid = _by_name(place, ignore.format(split=split), ignore_suffix) if ignore else {}
+    wanted = _wanted(files, found, place)
+    without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
+    if without and missing == "error":
+        raise DataError(_unpaired(found, targets, wanted, without, f"{masks}/{{}}{mask_suffix}.*"))
+    kept = [Pair(found[name], targets[name], valid.get(name)) for name in wanted if name not in without]
+    if not kept:
+        raise DataError(
+            f"{place}: none of the {len(wanted)} images in {images} has a mask in {masks}. {found_in(place)}"
+        )
+    return Pairs(place, tuple(kept), labels)
+
+
+def _labels(
+    names: list[str] | None, values: dict[int, str] | None, palette: dict[str, Color] | Literal["voc"] | None
+) -> LabelSpec:
+    colors = palette if isinstance(palette, dict) else {}
+    if names and values:
+        raise ValueError("names and values both give the classes; leave one of them out")
+    table = values or dict(enumerate(names or [name for name in colors if name != IGNORE_NAME]))
+    if not table:
+        raise ValueError("the classes are not given; give names: [..], values: {0: ..} or palette: {name: [r, g, b]}")
+    labels = from_values(table, colors)
+    if palette != "voc":
+        return labels
+    voc = {color: labels.table[raw] for raw, color in enumerate(made_up_palette(256)) if raw in labels.table}
+    return replace(labels, colors=voc | {VOC_BORDER: IGNORE})
+
+
+def _fixed(pattern: str) -> str:
+    """The folders before the first wildcard."""
+    parts = Path(pattern).parts
+    return str(Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), parts)))
+
+
+def _by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
+    """Files by what they have in common with their partners: the path below the folder, or the name under a pattern."""
+    folder = root / where
+    if folder.is_dir():
+        named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in image_files(folder)}
+    else:
+        paths = sorted(root.glob(where))
+        named = {path.stem: path for path in paths}
+        if len(named) < len(paths):
+            twice = next(path for path in paths if named[path.stem] != path)
+            raise DataError(
+                f"{twice} and {named[twice.stem]} have one name and {where} matches both; narrow the pattern"
+            )
+    return {name.removesuffix(suffix): path for name, path in named.items() if name.endswith(suffix)}
+
+
+def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) -> list[str]:
+    if files is None:
+        return list(found)
+    wanted = files if isinstance(files, list) else read_lines(find_root(root, str(files), f"{files}, a list") / files)
+    unknown = [name for name in wanted if name not in found]
+    if unknown:
+        raise DataError(f"{root}: {len(unknown)} of the {len(wanted)} names in files have no image: {some(unknown)}")
+    return wanted
+
+
+def _unpaired(
+    images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], looked_for: str
+) -> str:
+    named = [f"{images[name].name} (looked for {looked_for.format(name)})" for name in sorted(without)]
+    spare = len(masks.keys() - images.keys())
+    others = f"; {spare} masks have no image" if spare else ""
+    return (
+        f"{len(without)} of {len(wanted)} images have no mask: {some(named)}{others}. "
+        "Set missing: skip to leave them out"
+    )

@@ -1,0 +1,104 @@
+"""Reading image and label files with Pillow: what is accepted, what is converted, and what is refused with a remedy."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from segtrain.errors import DataError
+
+PIXEL_LIMIT = 89_478_485  # Pillow's own: an image of more is refused before it is decoded
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
+
+# Modes of image files that are turned into RGB as their values stand; 16-bit grey is scaled, others are refused
+TO_RGB = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+# Modes of label files. Palette images stay indices; RGBA drops its alpha
+INDICES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
+COLORS = {"RGB", "RGBA", "RGBX"}
+SIXTEEN_BITS = {"I;16", "I;16B", "I;16L"}
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3], turned as its EXIF orientation says.
+
+    Grey, palette, 1-bit, CMYK and alpha images become RGB, 16-bit grey keeps its upper 8 bits. Raises DataError for a
+    file that is missing, damaged, cut short, too large or of another mode.
+    """
+    image = _decoded(path)
+    if image.mode == "RGB":
+        return np.array(image)
+    if image.mode in SIXTEEN_BITS:
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode not in TO_RGB:
+        raise DataError(f"{path} has mode {image.mode}, which does not say what white is; save it with 8 or 16 bits")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns about the direct way for some palettes
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path) -> npt.NDArray[Any]:
+    """Raw labels: integers [H, W], or colours uint8 [H, W, 3] of an RGB file; turned as the EXIF orientation says.
+
+    Indices of palette images are kept as they are, 1-bit masks hold 0 and 1. Raises DataError as `read_image` does,
+    and for a JPEG, whose values are not those that were saved.
+    """
+    image = _decoded(path)
+    if image.format == "JPEG":
+        raise DataError(f"{path} is a JPEG: its compression changes label values; export the masks again as PNG")
+    if image.mode in COLORS:
+        return np.array(image.convert("RGB"))
+    if image.mode not in INDICES:
+        raise DataError(f"{path} has mode {image.mode}, which is no label image; save class indices as 8-bit grey PNG")
+    values = np.array(image)
+    return values.astype(np.uint8) if image.mode == "1" else values
+
+
+def check_sizes(image: npt.NDArray[Any], image_file: str, other: npt.NDArray[Any], other_file: str) -> None:
+    """Raise DataError unless both have one height and width."""
+    if image.shape[:2] != other.shape[:2]:
+        sizes = f"{_size(image)}, but {other_file} is {_size(other)}"
+        turned = image.shape[:2] == other.shape[1::-1]
+        cure = "one of them is turned, perhaps by EXIF in a viewer" if turned else "labels are never resized on reading"
+        raise DataError(f"{image_file} is {sizes}; {cure}: give each image labels of its own size")
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The whole image, decoded strictly; its size is checked from the header before."""
+    if not path.is_file():
+        raise DataError(f"{path} {'is a directory, not an image' if path.is_dir() else 'does not exist'}")
+    if os.path.getsize(path) == 0:
+        raise DataError(f"{path} is empty (0 bytes): a copy or download that did not finish; fetch it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata; and of the size limit, which is checked below
+            image: Image.Image
+            with Image.open(path) as image:
+                if image.width * image.height > PIXEL_LIMIT:
+                    raise Image.DecompressionBombError
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} has more than {PIXEL_LIMIT // 10**6} million pixels; cut it into tiles") from error
+    except Exception as error:  # decoders of damaged files raise anything
+        raise DataError(f"{path} cannot be read: {_reason(path, error)}; fetch it again or leave it out") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    start = path.read_bytes()[:64].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, not an image"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself (git lfs pull)"
+    return "its format is unknown" if "cannot identify" in str(error) else f"{type(error).__name__}: {error}"
+
+
+def _size(array: npt.NDArray[Any]) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"

@@ -1,0 +1,70 @@
+"""Image files with label files of the same size: what most segmentation data sets are, once their files are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from segtrain.data.images import check_sizes, read_image, read_mask
+from segtrain.data.labels import LabelSpec
+from segtrain.data.paths import Missing, some
+from segtrain.errors import DataError
+from segtrain.task import Kind, Sample
+
+
+class Pair(NamedTuple):
+    """The files of one sample; where the optional third is 0, the labels are ignored."""
+
+    image: Path
+    mask: Path
+    valid: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Samples from pairs of files below `root`."""
+
+    root: Path
+    pairs: tuple[Pair, ...]
+    labels: LabelSpec
+    kind: Kind = "segmentation"
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image, mask = read_image(pair.image), read_mask(pair.mask)
+        check_sizes(image, str(pair.image), mask, str(pair.mask))
+        target = self.labels.decode(mask, str(pair.mask))
+        if pair.valid is not None:
+            valid = read_mask(pair.valid)
+            check_sizes(image, str(pair.image), valid, str(pair.valid))
+            target[(valid if valid.ndim == 2 else valid.any(axis=2)) == 0] = self.labels.ignore_index
+        return Sample(image, target, self.path(index))
+
+    def path(self, index: int) -> str:
+        return self.pairs[index].image.relative_to(self.root).as_posix()
+
+
+def existing_pairs(root: Path, pairs: Iterable[Pair], missing: Missing, labels: LabelSpec) -> Pairs:
+    """The pairs whose files exist. Raises DataError if a file is missing, unless those are to be skipped."""
+    every = tuple(pairs)
+    gone = {pair: [file for file in pair if file is not None and not file.is_file()] for pair in every}
+    lacking = [pair for pair in every if gone[pair]]
+    if lacking and missing == "error":
+        named = [f"{_name(root, pair.image)} (looked for {_name(root, gone[pair][0])})" for pair in lacking]
+        raise DataError(
+            f"{root}: {len(lacking)} of {len(every)} samples lack a file: {some(named)}. "
+            "Set missing: skip to leave them out"
+        )
+    kept = tuple(pair for pair in every if not gone[pair])
+    if not kept:
+        raise DataError(f"{root}: none of the {len(every)} listed samples has all of its files")
+    return Pairs(root, kept, labels)
+
+
+def _name(root: Path, file: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)

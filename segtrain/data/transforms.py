@@ -1,0 +1,206 @@
+"""Augmentations: every one of Albumentations that fits, by its own name and with its own keys, and our own beside them.
+
+A transform maps a sample and a random generator to a sample. The generator belongs to the one sample, so what happens
+to it depends on nothing else: not on workers, not on the order of reading.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from types import SimpleNamespace
+from typing import Annotated, Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError
+
+from segtrain.registry import TRANSFORMS
+from segtrain.task import Sample
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks the network for a newer version
+
+import albumentations
+
+Array = npt.NDArray[np.uint8]
+Transform = Callable[[Sample, np.random.Generator], Sample]
+Side = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(gt=0)]
+
+# Transforms that an image and its labels are not enough for, or not safe with
+UNFIT = {
+    # boxes
+    *("BBoxSafeRandomCrop", "AtLeastOneBBoxRandomCrop", "RandomCropNearBBox", "RandomSizedBBoxSafeCrop"),
+    # other images or fonts
+    *("FDA", "HistogramMatching", "PixelDistributionAdaptation", "Mosaic", "OverlayElements", "TextImage"),
+    # volumes and spectrograms
+    *("CenterCrop3D", "CoarseDropout3D", "CubicSymmetry", "Pad3D", "PadIfNeeded3D", "RandomCrop3D", "ToTensor3D"),
+    *("FrequencyMasking", "TimeMasking", "TimeReverse"),
+    # images that are not uint8 afterwards: normalising is the model's
+    *("FromFloat", "Normalize", "ToFloat", "ToTensorV2"),
+    "Morphological",  # takes maxima of label ids
+    "Lambda",  # takes code
+    *("BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D"),  # abstract
+}
+# These would make labels of no class, or classes of no label: they are set here and are no keys of a config
+OURS = {"fill_mask", "mask_interpolation", "strict"}
+
+
+def compose(transforms: Sequence[Transform]) -> Transform:
+    """All of them in order, as one."""
+    return Compose(tuple(transforms))
+
+
+@dataclass(frozen=True)
+class Compose:
+    """See `compose`. A class and not a closure, because spawned workers get it pickled."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return sample
+
+
+@dataclass(frozen=True)
+class Albumentation:
+    """A transform of Albumentations with the random numbers that it is given instead of its own."""
+
+    transform: albumentations.BasicTransform
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        self.transform.set_random_state(rng, random.Random(int(rng.integers(1 << 63))))
+        if sample.target.ndim == 0:
+            return sample._replace(image=self.transform(image=sample.image)["image"])
+        changed = self.transform(image=sample.image, mask=sample.target)
+        return sample._replace(image=changed["image"], target=changed["mask"])
+
+
+def _register(name: str, cls: type[albumentations.BasicTransform]) -> None:
+    keys = _keys(cls)
+    takes = inspect.signature(cls.__init__).parameters
+
+    def factory(ignore_index: int, **given: Any) -> Transform:
+        if given.get("area_for_downscale") == "image_mask":
+            raise ValueError("area_for_downscale 'image_mask' would average label ids; use 'image' or null")
+        ours = {"fill_mask": float(ignore_index)} if "fill_mask" in takes else {}
+        if "InitSchema" in vars(cls):
+            ours |= {"strict": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to prefer another transform; with strict, mistakes are errors
+            try:
+                return Albumentation(cls(**given, **ours))
+            except ValueError as error:
+                raise ValueError(_plain(error)) from error
+
+    factory.__name__ = factory.__qualname__ = name
+    factory.__doc__ = inspect.getdoc(cls)
+    factory.__annotations__ = {key.name: key.annotation for key in keys}
+    context = inspect.Parameter("ignore_index", inspect.Parameter.POSITIONAL_ONLY, annotation=int)
+    factory.__signature__ = inspect.Signature([context, *keys])  # type: ignore[attr-defined]
+    TRANSFORMS.register(name)(factory)
+
+
+def _keys(cls: type[albumentations.BasicTransform]) -> list[inspect.Parameter]:
+    """The parameters of the class as keyword-only ones, their annotations resolved where they were written."""
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if name != "self" and name not in OURS and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    written = SimpleNamespace(__annotations__={name: key.annotation for name, key in parameters.items()})
+    hints = typing.get_type_hints(written, vars(sys.modules[owner.__module__]), include_extras=True)
+    return [
+        key.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]) for name, key in parameters.items()
+    ]
+
+
+def _plain(error: ValueError) -> str:
+    """What is wrong with which key, without pydantic's frame."""
+    if not isinstance(error.__cause__, ValidationError):
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'keys'}: {item['msg']}, received {item['input']!r}"
+        for item in error.__cause__.errors()
+    )
+
+
+for _name, _cls in sorted(vars(albumentations).items()):
+    if inspect.isclass(_cls) and issubclass(_cls, albumentations.BasicTransform) and _name not in UNFIT:
+        _register(_name, _cls)
+
+
+@TRANSFORMS.register("RandomScaleCrop")
+@dataclass(frozen=True)
+class RandomScaleCrop:
+    """A window of `size` (height, width) from the image scaled by a random factor within `scale`.
+
+    The window is taken before it is scaled, so the cost is that of the result and not of the source. Labels are
+    scaled to the nearest pixel, images by area when they shrink and linearly when they grow. Where the scaled image is
+    smaller than the window the rest is black and ignored.
+    """
+
+    ignore_index: int
+    _: KW_ONLY
+    size: tuple[Side, Side]
+    scale: tuple[Scale, Scale] = (0.5, 2.0)
+
+    def __post_init__(self) -> None:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)}: the first factor must not be larger than the second")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        rows, columns = self._window(sample.image.shape[:2], rng)
+        image = self._cut(sample.image, rows, columns, 0, smooth=True)
+        if sample.target.ndim == 0:
+            return sample._replace(image=image)
+        return sample._replace(
+            image=image, target=self._cut(sample.target, rows, columns, self.ignore_index, smooth=False)
+        )
+
+    def _window(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Span, Span]:
+        """Rows and columns of the source that the crop shows; they reach beyond it where it is too small."""
+        factor = rng.uniform(*self.scale)
+        spans = []
+        for have, want in zip(shape, self.size, strict=True):
+            length = max(1, round(want / factor))
+            slack = have - length
+            start = int(rng.integers(min(0, slack), max(0, slack) + 1))
+            spans.append(Span(start, start + length))
+        return spans[0], spans[1]
+
+    def _cut(self, source: Array, rows: Span, columns: Span, fill: int, *, smooth: bool) -> Array:
+        from_rows, to_rows = rows.inside(source.shape[0], self.size[0])
+        from_columns, to_columns = columns.inside(source.shape[1], self.size[1])
+        size = (to_columns.stop - to_columns.start, to_rows.stop - to_rows.start)
+        shrinks = size[0] < from_columns.stop - from_columns.start
+        how = (cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR) if smooth else cv2.INTER_NEAREST_EXACT
+        scaled: Array = np.asarray(cv2.resize(source[from_rows, from_columns], size, interpolation=how), np.uint8)
+        if scaled.shape[:2] == self.size:
+            return scaled
+        canvas = np.full((*self.size, *source.shape[2:]), fill, np.uint8)
+        canvas[to_rows, to_columns] = scaled
+        return canvas
+
+
+class Span(NamedTuple):
+    """A range of rows or columns of the source, possibly beyond its ends."""
+
+    start: int
+    stop: int
+
+    def inside(self, have: int, want: int) -> tuple[slice, slice]:
+        """The part within a source of `have` pixels, and where it lies in a result of `want` pixels."""
+        first, last = max(0, self.start), min(have, self.stop)
+        factor = want / (self.stop - self.start)
+        begin = min(want - 1, round((first - self.start) * factor))
+        return slice(first, last), slice(begin, max(begin + 1, round((last - self.start) * factor)))
