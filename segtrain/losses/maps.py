@@ -61,7 +61,7 @@ class RegionLoss(Protocol):
     link: Link
     name: str
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Reduced: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, over_ranks: bool = True) -> Reduced: ...
 
     def mass(self, target: Tensor) -> Tensor:
         """What this batch counts for beside others of the same step, float64 scalar."""
