@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.losses import channels, pixel, region
 from segtrain.losses.maps import LossMap, Reduced
-from segtrain.losses.pixel import Spread, check_smoothing
+from segtrain.losses.pixel import Spread, check_gamma, check_smoothing
 from segtrain.losses.targets import label_weight, named_entries
 from segtrain.losses.weights import ClassWeights, weight_tensor
 from segtrain.registry import PIXEL_LOSSES, REGION_LOSSES
@@ -74,8 +74,9 @@ class Regionwise(nn.Module):
         self.register_buffer("weight", weight_tensor(class_weights, task.num_classes), persistent=False)
         self.weight: Tensor | None
 
-    def forward(self, logits: Tensor, target: Tensor) -> Reduced:
-        return self._loss(logits, target, weight=self.weight)
+    def forward(self, logits: Tensor, target: Tensor, *, over_ranks: bool = True) -> Reduced:
+        """`over_ranks`: the region extends over the batches of all ranks, who must all take part."""
+        return self._loss(logits, target, weight=self.weight, over_ranks=over_ranks)
 
     def mass(self, target: Tensor) -> Tensor:
         """Images with something valid for a loss by image, else valid pixels; float64."""
@@ -85,17 +86,19 @@ class Regionwise(nn.Module):
         return named.sum().double()
 
 
-def _labelled(
-    loss: Callable[..., LossMap], task: Task, class_weights: Sequence[float] | None, **options: Any
+def on_labels(
+    loss: Callable[..., LossMap], task: Task, class_weights: Sequence[float] | None = None, **options: Any
 ) -> Pixelwise:
+    """A loss under a softmax whose pixels count what the class weights say."""
     return Pixelwise(
         loss, partial(label_weight, num_classes=task.num_classes), "softmax", task, class_weights, **options
     )
 
 
-def _by_channel(
-    loss: Callable[..., LossMap], link: Link, task: Task, class_weights: Sequence[float] | None, **options: Any
+def on_channels(
+    loss: Callable[..., LossMap], link: Link, task: Task, class_weights: Sequence[float] | None = None, **options: Any
 ) -> Pixelwise:
+    """A loss that compares every channel: a pixel counts for the number of its channels."""
     weigh = partial(channels.channel_weight, channels=task.channels(link), classes=task.num_classes)
     return Pixelwise(loss, weigh, link, task, class_weights, **options)
 
@@ -113,7 +116,7 @@ def cross_entropy(
 ) -> Pixelwise:
     """Softmax cross entropy, as in torch; `label_smoothing` ε is spread over all classes or over the others."""
     check_smoothing(label_smoothing)
-    return _labelled(pixel.cross_entropy, task, class_weights, label_smoothing=label_smoothing, spread=spread)
+    return on_labels(pixel.cross_entropy, task, class_weights, label_smoothing=label_smoothing, spread=spread)
 
 
 @PIXEL_LOSSES.register("label_smoothed_ce")
@@ -127,13 +130,13 @@ def label_smoothed_ce(
 @PIXEL_LOSSES.register("nll")
 def nll(task: Task, *, class_weights: ClassWeights = None) -> Pixelwise:
     """Negative log-likelihood of the label. From logits it is cross entropy, as it is from log-probabilities."""
-    return _labelled(pixel.cross_entropy, task, class_weights)
+    return on_labels(pixel.cross_entropy, task, class_weights)
 
 
 @PIXEL_LOSSES.register("focal")
 def focal(task: Task, *, gamma: float = 2.0, class_weights: ClassWeights = None) -> Pixelwise:
     """(1 - p)^γ · cross entropy with p the probability of the label; γ = 0 is cross entropy."""
-    return _labelled(pixel.focal, task, class_weights, gamma=gamma)
+    return on_labels(pixel.focal, task, class_weights, gamma=check_gamma(gamma))
 
 
 @PIXEL_LOSSES.register("bce_with_logits")
@@ -147,7 +150,7 @@ def bce_with_logits(
     """Binary cross entropy: of one channel for two classes, else of each class against the rest."""
     check_smoothing(label_smoothing)
     positive = weight_tensor(pos_weight, task.channels("sigmoid"))
-    return _by_channel(
+    return on_channels(
         channels.bce_with_logits, "sigmoid", task, class_weights, label_smoothing=label_smoothing, pos_weight=positive
     )
 
@@ -155,25 +158,25 @@ def bce_with_logits(
 @PIXEL_LOSSES.register("bce")
 def bce(task: Task, *, class_weights: ClassWeights = None) -> Pixelwise:
     """Binary cross entropy of the sigmoid's probabilities, its logarithm stopped at -100; see `bce_with_logits`."""
-    return _by_channel(channels.bce, "sigmoid", task, class_weights, activation=torch.sigmoid)
+    return on_channels(channels.bce, "sigmoid", task, class_weights, activation=torch.sigmoid)
 
 
 @PIXEL_LOSSES.register("kl_div")
 def kl_div(task: Task, *, class_weights: ClassWeights = None) -> Pixelwise:
     """Divergence of soft targets (a teacher's probabilities) from the softmax; averaged over elements as in torch."""
-    return _by_channel(channels.kl_div, "softmax", task, class_weights, activation=_log_probabilities)
+    return on_channels(channels.kl_div, "softmax", task, class_weights, activation=_log_probabilities)
 
 
 @PIXEL_LOSSES.register("l1")
 def l1(task: Task, *, link: Link = "softmax", class_weights: ClassWeights = None) -> Pixelwise:
     """Mean absolute error of probabilities."""
-    return _by_channel(channels.l1, link, task, class_weights, activation=_probabilities(link))
+    return on_channels(channels.l1, link, task, class_weights, activation=_probabilities(link))
 
 
 @PIXEL_LOSSES.register("mse")
 def mse(task: Task, *, link: Link = "softmax", class_weights: ClassWeights = None) -> Pixelwise:
     """Mean squared error of probabilities: the Brier score divided by the number of classes."""
-    return _by_channel(channels.mse, link, task, class_weights, activation=_probabilities(link))
+    return on_channels(channels.mse, link, task, class_weights, activation=_probabilities(link))
 
 
 @REGION_LOSSES.register("dice")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from segtrain.distributed import world_size
 from segtrain.losses import components
-from segtrain.losses.components import Pixelwise, Regionwise
+from segtrain.losses.components import Regionwise
 from segtrain.losses.inspection import Inspection, inspect_mining
-from segtrain.losses.maps import Loss, mean_over_ranks
+from segtrain.losses.maps import Loss, PixelLoss, divide
 from segtrain.losses.mining import Hardest, Mean, Scope, Threshold, Warmup, hardest
 from segtrain.losses.pixel import Spread
 from segtrain.losses.targets import named_entries
@@ -64,14 +64,13 @@ class Criterion(nn.Module):
         results = [part(logits, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
-        means = mean_over_ranks(
-            torch.stack([one.kept.total for one in sums]), torch.stack([one.kept.count for one in sums])
-        )
+        means = divide(torch.stack([one.kept.total for one in sums]), torch.stack([one.kept.count for one in sums]))
         shares = torch.ones_like(means) if share is None else share.to(means.dtype)
-        value = torch.stack([one * weight for one, weight in zip(means * shares, weights, strict=True)]).sum()
-        logs = {"loss": value, "steps": shares.mean(), "calls": torch.ones_like(value)} | self._entries(target)
-        for name, one, weight in zip(self.names, sums, weights, strict=True):
-            logs |= {f"kept_total/{name}": one.kept.total, f"kept_count/{name}": one.kept.count}
+        terms = [one * weight for one, weight in zip(means * shares, weights, strict=True)]
+        value = torch.stack(terms).sum()
+        logs = {"calls": torch.ones_like(value)} | self._entries(target)
+        for name, term, part, one, weight in zip(self.names, terms, shares, sums, weights, strict=True):
+            logs |= {f"loss/{name}": term, f"steps/{name}": part}
             logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
         for tag, result in zip(self._tags(), results, strict=True):
             logs |= {f"{tag}/{key}": value for key, value in result.logs.items()}
@@ -81,23 +80,20 @@ class Criterion(nn.Module):
     def plain(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
         """Unmined sums of a batch on this rank, float64 [T, 2]: Σ weight·value, Σ weight. No other rank takes part.
 
-        For evaluation, where ranks see different numbers of batches. Region losses need all ranks and stay 0.
+        For evaluation, where ranks see different numbers of batches; a region loss is that of each batch.
         """
-        rows = []
-        for part in self.parts:
-            pixelwise = [] if isinstance(part, RegionTerm) else part.maps(logits, target)
-            rows += [torch.stack([one.value.double().sum(), one.weight.double().sum()]) for one in pixelwise]
-            rows += [] if pixelwise else [logits.new_zeros(2, dtype=torch.float64)]
-        factors = [weight_at(weights, step) for weights in self.weights]
-        return torch.stack([row * row.new_tensor([factor, 1.0]) for row, factor in zip(rows, factors, strict=True)])
+        sums = [one for part in self.parts for one in part.plain(logits, target)]
+        weights = [weight_at(factors, step) for factors in self.weights]
+        totals = [one.total.double() * weight for one, weight in zip(sums, weights, strict=True)]
+        return torch.stack([torch.stack(totals), torch.stack([one.count for one in sums])], 1)
 
     def scalars(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Tagged numbers from logs that were added up over ranks, micro-batches and any number of steps."""
+        terms = {name: _ratio(logs[f"loss/{name}"], logs[f"steps/{name}"]) for name in self.names}
         all_means = [_ratio(logs[f"all_total/{name}"], logs[f"all_count/{name}"]) for name in self.names]
-        scalars = {"train/loss": _ratio(logs["loss"], logs["steps"]), "train/loss_all": sum(all_means)}
-        if len(self.names) > 1:
-            kept = {name: _ratio(logs[f"kept_total/{name}"], logs[f"kept_count/{name}"]) for name in self.names}
-            scalars |= {f"train/loss/{name}": mean for name, mean in kept.items()}
+        scalars = {"train/loss": sum(terms.values()), "train/loss_all": sum(all_means)}
+        if len(terms) > 1:
+            scalars |= {f"train/loss/{name}": mean for name, mean in terms.items()}
         scalars["train/empty_batches"] = logs["empty"]
         for tag, part in zip(self._tags(), self.parts, strict=True):
             if part.mined:
@@ -127,7 +123,7 @@ class Criterion(nn.Module):
         return [f"mining/{part.names[0]}" if several else "mining" for part in self.parts]
 
 
-def as_criterion(component: Pixelwise | Regionwise | Criterion, task: Task) -> Criterion:
+def as_criterion(component: PixelLoss | Regionwise | Criterion, task: Task) -> Criterion:
     """A criterion of a single component: the plain mean of a pixel loss, a region loss; a criterion is itself."""
     if isinstance(component, Criterion):
         return component
@@ -143,7 +139,7 @@ ALONE = "loss"  # the name of a term that has no other beside it
 def mined(
     task: Task,
     *,
-    loss: Annotated[Pixelwise | Criterion, CRITERIA],
+    loss: Annotated[PixelLoss | Criterion, CRITERIA],
     top_p: float,
     warmup: Warmup = None,
     scope: Scope = "batch",
@@ -238,12 +234,12 @@ def weighted_sum(task: Task, *, terms: dict[str, WeightedTerm]) -> Criterion:
 
 
 def _mined(
-    task: Task, loss: Pixelwise | Criterion, reduction: Hardest | Threshold, rank_by: str | None = None
+    task: Task, loss: PixelLoss | Criterion, reduction: Hardest | Threshold, rank_by: str | None = None
 ) -> Criterion:
     if task.kind == "classification" and reduction.scope == "image":
         raise ValueError("scope 'image' in classification, where an image has one loss; expected 'batch' or 'rank'")
     whole = as_criterion(loss, task)
-    losses: list[Pixelwise] = []
+    losses: list[PixelLoss] = []
     for part in whole.parts:
         if isinstance(part, RegionTerm):
             raise ValueError(

@@ -61,7 +61,7 @@ class RegionLoss(Protocol):
     link: Link
     name: str
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Reduced: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, over_ranks: bool = True) -> Reduced: ...
 
     def mass(self, target: Tensor) -> Tensor:
         """What this batch counts for beside others of the same step, float64 scalar."""
@@ -80,7 +80,8 @@ def reduced(losses: LossMap, share: Tensor) -> Reduced:
     return Reduced((losses.value * share.to(losses.value.dtype)).sum(), (losses.weight * share).sum())
 
 
-def mean_over_ranks(totals: Tensor, counts: Tensor) -> Tensor:
-    """Global mean Σ total / Σ count as each rank must return it: the average over ranks is the mean; 0 for no count."""
-    everywhere = sum_over_ranks(counts)
-    return totals * (world_size() / torch.where(everywhere > 0, everywhere, 1.0)).to(totals.dtype)
+def divide(totals: Tensor, counts: Tensor, *, over_ranks: bool = True) -> Tensor:
+    """The means Σ total / Σ count over all ranks as each must return them: they average to the mean. No count: 0."""
+    if over_ranks:
+        counts = sum_over_ranks(counts) / world_size()
+    return totals / torch.where(counts > 0, counts, 1.0).to(totals.dtype)

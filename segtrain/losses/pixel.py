@@ -6,6 +6,7 @@ Half precision is computed in float32. A label out of range makes the loss NaN; 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.losses.maps import LossMap
-from segtrain.losses.targets import Labels, check_weight_count, full_precision, is_soft, read_labels
+from segtrain.losses.targets import Labels, check_shapes, check_weight_count, full_precision, is_soft, read_labels
 
 Spread = Literal["all", "others"]
 
@@ -62,9 +63,9 @@ def focal(
     logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Tensor | None = None, ignore_index: int = 255
 ) -> LossMap:
     """(1 - p)^γ · CE with p the softmax probability of the label (Lin et al., ICCV 2017), ranked by the CE."""
-    if not gamma >= 0:
-        raise ValueError(f"gamma {gamma}; expected a number >= 0 (0 is cross entropy)")
-    plain = cross_entropy(logits, target.long(), weight=weight, ignore_index=ignore_index)
+    check_gamma(gamma)
+    check_shapes(logits, target)
+    plain = cross_entropy(logits, target, weight=weight, ignore_index=ignore_index)
     surprise = plain.value / torch.where(plain.valid, plain.weight, 1.0)
     # for γ < 1 the power has no finite slope at 0: stay a little above
     doubt = (-torch.expm1(-surprise)).clamp(min=torch.finfo(surprise.dtype).tiny)
@@ -98,6 +99,13 @@ def check_smoothing(smoothing: float) -> None:
     """Raise ValueError unless 0 <= ε <= 1."""
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing {smoothing}; expected 0 to 1, a share (0.1 = 10 %)")
+
+
+def check_gamma(gamma: float) -> float:
+    """`gamma`, or ValueError for one that is no exponent."""
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"gamma {gamma}; expected a number >= 0 (0 is cross entropy)")
+    return gamma
 
 
 def _clean(logits: Tensor, labels: Labels) -> Tensor:

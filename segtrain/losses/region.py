@@ -47,8 +47,11 @@ def lovasz(
     link: Link = "softmax",
     weight: Tensor | None = None,
     ignore_index: int = 255,
+    over_ranks: bool = True,
 ) -> Reduced:
     """Lovász-softmax of each image over the classes present in it; its mean is over the images that have any.
+
+    An image lies on one rank, so `over_ranks` changes nothing.
 
     Berman et al., "The Lovász-softmax loss", CVPR 2018.
     """

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from segtrain.losses.components import Pixelwise, Regionwise
-from segtrain.losses.maps import LossMap, Reduced, Reduction, Selection, reduced
+from segtrain.losses.components import Regionwise
+from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, reduced
 from segtrain.losses.mining import Mean
 from segtrain.schedule import Schedule
 from segtrain.task import Link
@@ -36,17 +36,14 @@ class PixelTerms(nn.Module):
     """Named pixel losses under one reduction, which ranks by one of them; valid is what is valid in all of them."""
 
     def __init__(
-        self, losses: Sequence[Pixelwise], names: Sequence[str], reduction: Reduction, rank_by: int = 0
+        self, losses: Sequence[PixelLoss], names: Sequence[str], reduction: Reduction, rank_by: int = 0
     ) -> None:
         super().__init__()
-        self._losses = nn.ModuleList(losses)
+        self.losses = list(losses)
+        self._modules_among_them = nn.ModuleList([loss for loss in losses if isinstance(loss, nn.Module)])
         self.names = list(names)
         self.reduction = reduction
         self.rank_by = rank_by
-
-    @property
-    def losses(self) -> list[Pixelwise]:
-        return cast("list[Pixelwise]", list(self._losses))
 
     @property
     def link(self) -> Link:
@@ -68,6 +65,10 @@ class PixelTerms(nn.Module):
         maps, selection = self.select(logits, target, step)
         sums = [Sums(reduced(one, selection.share), reduced(one, one.valid.double())) for one in maps]
         return Part(sums, selection.logs)
+
+    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+        """The sums over everything valid on this rank."""
+        return [reduced(one, one.valid.double()) for one in self.maps(logits, target)]
 
     def maps(self, logits: Tensor, target: Tensor) -> list[LossMap]:
         """One map per loss, with what is valid in all of them."""
@@ -109,6 +110,10 @@ class RegionTerm(nn.Module):
     def forward(self, logits: Tensor, target: Tensor, step: int) -> Part:
         sums = self.loss(logits, target)
         return Part([Sums(sums, sums)], {})
+
+    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+        """The sums of this batch on this rank."""
+        return [self.loss(logits, target, over_ranks=False)]
 
 
 def weight_at(factors: Sequence[Weight], step: int) -> float:
