@@ -18,7 +18,7 @@ from segtrain.task import Task
 
 _MEANS = {
     "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", "val/loss"),
-    "classification": ("val/top1", "val/top5", "val/loss"),
+    "classification": ("val/top1", "val/top5", "val/macc", "val/nll", "val/ece", "val/loss"),
 }
 
 

@@ -148,7 +148,7 @@ def shown_by(master):
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 def test_the_bar_fits_the_terminal_and_never_reaches_the_log(tmp_path, report, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "50")
     monkeypatch.setenv("TERM", "xterm")
     master, slave = pty.openpty()
     with os.fdopen(slave, "w", encoding="utf-8") as terminal:
@@ -166,6 +166,7 @@ def test_the_bar_fits_the_terminal_and_never_reaches_the_log(tmp_path, report, m
     assert bars
     assert all(len(bar.rstrip()) < columns for bar in bars)  # the spaces after it wipe out the wider one
     assert "loss 0.412" in bars[-1] or columns < 40
+    assert "26.4 img/s" in bars[-1] or columns < 200
     assert "val   step 40" in shown
     log = (tmp_path / "log.txt").read_text()
     assert "\r" not in log

@@ -50,7 +50,7 @@ def test_a_number_outside_the_header_gets_a_column_at_the_end(tmp_path, task, re
 
 def test_classification_has_its_own_columns(tmp_path):
     Files(tmp_path, dataclasses.replace(make_task(), kind="classification"))
-    assert (tmp_path / "metrics.csv").read_text() == "step,val/top1,val/top5,val/loss\n"
+    assert (tmp_path / "metrics.csv").read_text() == "step,val/top1,val/top5,val/macc,val/nll,val/ece,val/loss\n"
 
 
 @pytest.mark.parametrize("unfinished", [b'{"step": 80, "train/lo', b'{"step": 80}', b'{"step": 40}', b"40\n", b"{}\n"])
