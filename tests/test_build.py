@@ -43,7 +43,9 @@ def test_the_learning_rate_rises_in_a_line_and_decays(tiny):
 
 
 def test_a_bad_value_is_reported_at_its_place(tiny):
-    with pytest.raises(ConfigError, match=r"override .criterion=.*: criterion: 3 class weights; expected one for each of the 7 classes"):
+    with pytest.raises(
+        ConfigError, match=r"override .criterion=.*: criterion: 3 class weights; expected one for each of the 7 classes"
+    ):
         tiny("criterion={name: cross_entropy, class_weights: [1, 2, 3]}", "data.workers=0")
 
 
@@ -63,7 +65,7 @@ def test_training_and_validation_need_the_same_classes(tiny, tmp_path):
 
 
 def test_a_set_of_another_kind_is_refused(tiny):
-    with pytest.raises(ConfigError, match="data.train is a segmentation set, but task is classification"):
+    with pytest.raises(ConfigError, match=r"data\.train is a segmentation set, but task is classification"):
         tiny("task=classification", "validate.monitor=val/top1")
 
 
