@@ -188,8 +188,8 @@ class Checker:
             self._unexpected(Annotated[Any, registry], node, path)
             return None
         name = node.value.get("name")
-        slip = next(filter(means_name, node.value), None)
-        if name is None and slip is not None:
+        slip = next(filter(means_name, node.value), None) if name is None else None
+        if slip is not None:
             mark = node.value[slip].key or node.mark
             self._problem(mark, path, f"unknown key {shown(_join(path, slip), 120)}; did you mean 'name'?")
         elif name is None:
