@@ -222,17 +222,17 @@ def test_focal_loss_is_its_formula():
     surprise = F.cross_entropy(logits, target, reduction="none")
     for gamma in (0.0, 0.5, 2.0):
         expected = ((1 - (-surprise).exp()) ** gamma * surprise).mean()
-        same(L.focal_loss(logits, target, gamma), expected, logits)
+        same(L.focal_loss(logits, target, gamma=gamma), expected, logits)
     weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     per_pixel = weight[target]
     expected = ((1 - (-surprise).exp()) ** 2 * surprise * per_pixel).sum() / per_pixel.sum()
-    same(L.focal_loss(logits, target, 2.0, weight), expected, logits)
+    same(L.focal_loss(logits, target, weight), expected, logits)
 
 
 def test_focal_loss_of_a_certain_pixel_has_a_gradient():
     logits = torch.tensor([[200.0, 0.0]], requires_grad=True)
     for gamma in (0.0, 0.5, 1.0, 2.0):
-        (gradient,) = torch.autograd.grad(L.focal_loss(logits, torch.tensor([0]), gamma), logits)
+        (gradient,) = torch.autograd.grad(L.focal_loss(logits, torch.tensor([0]), gamma=gamma), logits)
         assert gradient.abs().sum() == 0
 
 
