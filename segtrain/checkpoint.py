@@ -7,17 +7,18 @@ It holds plain values only (tensors, numbers, strings, lists, tuples and dicts o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
-import pickle
 import re
 import shutil
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,10 +30,9 @@ from torch import Tensor
 from segtrain.errors import CheckpointError, UserError
 
 FORMAT = 1
-_SIGNATURE = b"segtrain checkpoint, format %04d, sha256 "
-_SIGNED = re.compile(rb"segtrain checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})")
-_SIGNATURE_SIZE = len(_SIGNATURE % FORMAT)
-_SEAL_SIZE = _SIGNATURE_SIZE + 64
+_SEALED_BY = b"segtrain checkpoint, format %04d, sha256 "
+_SEAL = re.compile(rb"segtrain checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})")
+_SEAL_SIZE = len(_SEALED_BY % FORMAT) + 64
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
 _STEP_FILE = re.compile(r"step-(\d+)\.pt")
@@ -61,46 +61,18 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     """
     path = Path(path)
     archive = _sealed(_plain(state, "state"))
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(archive)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            raise _disk_full(path, len(archive)) from error
-        raise
+    with _replacing(path, len(archive)) as temporary, open(temporary, "wb") as file:
+        file.write(archive)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """The state in `path`, on the CPU. Raises CheckpointError unless the file is, bit by bit, what `save` wrote."""
     path = Path(path)
     with _opened(path) as file:
-        verify(path, file)
+        _verify(path, file)
         return _unpickled(path, file)
-
-
-def verify(path: Path, file: BinaryIO) -> None:
-    """Raise CheckpointError unless the content of `file` is what was written."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _SEAL_SIZE))
-    seal = _SIGNED.fullmatch(file.read())
-    if seal is None:
-        raise CheckpointError(f"{path}: {_what_it_is(file, size)}")
-    if int(seal[1]) > FORMAT:
-        raise CheckpointError(
-            f"{path}: written by a newer segtrain (checkpoint format {int(seal[1])}, this one reads up to {FORMAT}); "
-            "update segtrain"
-        )
-    file.seek(0)
-    if _sha256(file, size - 64) != seal[2].decode():
-        raise CheckpointError(
-            f"{path}: damaged, its content does not match its checksum; use another checkpoint or copy it again"
-        )
 
 
 def newest_valid(directory: str | Path) -> Found:
@@ -119,15 +91,12 @@ def newest_valid(directory: str | Path) -> Found:
 
 def link(source: str | Path, name: str | Path) -> None:
     """Let `name` be the content of `source` too, atomically, without a second copy where the file system can."""
-    name = Path(name)
-    temporary = name.with_name(name.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, name)
-    _sync_directory(name.parent)
+    with _replacing(Path(name), os.path.getsize(source)) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
 
 
 def prune(directory: str | Path, keep: int) -> list[str]:
@@ -172,14 +141,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Only tensors are ever read from it. Raises CheckpointError.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        with _opened(path):
-            pass
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: not a valid safetensors file ({error})") from error
     with _opened(path) as file:
+        if path.suffix == ".safetensors":
+            try:
+                return dict(load_file(path))
+            except SafetensorError as error:
+                raise CheckpointError(f"{path}: {_what_it_is(file)} ({error})") from error
+        if _seal(file):
+            _verify(path, file)
         state: Any = _unpickled(path, file)
     state = next((state[key] for key in _WEIGHT_KEYS if isinstance(state.get(key), Mapping)), state)
     weights = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
@@ -214,61 +183,103 @@ def _sealed(state: Any) -> memoryview:
     torch.save(state, buffer)
     buffer.seek(-2, os.SEEK_END)  # the length of the archive's comment, so far 0
     buffer.write(struct.pack("<H", _SEAL_SIZE))
-    buffer.write(_SIGNATURE % FORMAT)
+    buffer.write(_SEALED_BY % FORMAT)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(digest.encode())
     return buffer.getbuffer()
 
 
-def _opened(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _replacing(path: Path, size: int) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` at the end, or is removed if anything goes wrong."""
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        return open(path, "rb")
+        yield temporary
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise _disk_full(path, size) from error
+        raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _seal(file: BinaryIO) -> re.Match[bytes] | None:
+    """The last line of what `save` wrote: format version, checksum."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _SEAL_SIZE))
+    return _SEAL.fullmatch(file.read())
+
+
+def _verify(path: Path, file: BinaryIO) -> None:
+    """Raise CheckpointError unless `file` is, bit by bit, what `save` wrote."""
+    seal, size = _seal(file), file.seek(0, os.SEEK_END)
+    if seal is None:
+        raise CheckpointError(f"{path}: {_what_it_is(file)}")
+    if int(seal[1]) > FORMAT:
+        raise CheckpointError(
+            f"{path}: written by a newer segtrain (checkpoint format {int(seal[1])}, this one reads up to {FORMAT}); "
+            "update segtrain"
+        )
+    file.seek(0)
+    if _sha256(file, size - 64) != seal[2].decode():
+        raise CheckpointError(
+            f"{path}: damaged, its content does not match its checksum; use another checkpoint or copy it again"
+        )
 
 
 def _unpickled(path: Path, file: BinaryIO) -> dict[str, Any]:
     size = file.seek(0, os.SEEK_END)
     try:
+        if zipfile.is_zipfile(file):
+            members = zipfile.ZipFile(file).infolist()
+            if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+                raise CheckpointError(f"{path}: a compressed archive; weights are never compressed, so it is refused")
         file.seek(0)
-        members = zipfile.ZipFile(file).infolist()
-        if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
-            raise CheckpointError(f"{path}: a compressed archive; checkpoints are never compressed, so it is refused")
-        file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path}: {_what_it_is(file, size)}") from error
-    except pickle.UnpicklingError as error:
-        reason = re.search(r"(GLOBAL|Unsupported|Trying)[^\n]*?(?=\. |\n|$)", str(error))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to load unsafely
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file makes the readers raise
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden is None:
+            raise CheckpointError(f"{path}: {_what_it_is(file)}") from error
         raise CheckpointError(
-            f"{path}: refused, it holds more than tensors and plain values and loading those could run code"
-            + (f" ({reason[0]})" if reason else "")
+            f"{path}: refused, it asks for {forbidden[1]}; only tensors and plain values can be loaded safely"
         ) from error
-    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict")
     return state
 
 
-def _what_it_is(file: BinaryIO, size: int) -> str:
+def _what_it_is(file: BinaryIO) -> str:
     file.seek(0)
-    head = file.read(512).lstrip()
-    if size == 0:
-        return "is empty (0 bytes); the disk was full or a copy was interrupted"
+    head = file.read(512)
+    if not head:
+        return "empty (0 bytes); the disk was full or a copy was interrupted"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
-    if head[:1] == b"<":
+    if head.lstrip().startswith(b"<"):
         return "an HTML or XML page, not a checkpoint; the download went wrong"
     if head.startswith(b"PK"):
-        return "incomplete, or not written by segtrain (--init takes weights of other programs, --resume does not)"
-    return "not a checkpoint"
+        return "incomplete, or not a checkpoint of segtrain"
+    return "neither a checkpoint nor a file of weights"
 
 
 def _is_valid(path: Path) -> bool:
     try:
         with _opened(path) as file:
-            verify(path, file)
+            _verify(path, file)
     except CheckpointError:
         return False
     return True

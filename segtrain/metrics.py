@@ -47,6 +47,14 @@ def meter(task: Task, device: torch.device | str = "cpu") -> Meter:
     return ConfusionMatrix(task, device) if task.kind == "segmentation" else ClassificationMeter(task, device)
 
 
+def scores_to_maximise(task: Task) -> list[str]:
+    """The names of the scalars of which more is better; what an evaluation can be judged by."""
+    if task.kind == "classification":
+        return ["val/top1", "val/top5", "val/macc"]
+    perfect = np.eye(task.num_classes, dtype=np.int64)
+    return list(SegmentationScores(perfect, task.classes).scalars())
+
+
 class ConfusionMatrix:
     """Exact int64 counts of (label, prediction) pairs over the pixels that are not ignored."""
 
@@ -58,8 +66,8 @@ class ConfusionMatrix:
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count logits [B, C, *] (floating point) or predicted class ids [B, *] against class ids [B, *]."""
         prediction = predict(logits) if logits.is_floating_point() else logits
-        k, label = self._task.num_classes, target.long()
-        cell = torch.where((label >= 0) & (label < k), label * k + prediction, k * k + 1)
+        k, label = self._task.num_classes, target.int()  # int32 halves the time of int64; k * k is far below its limit
+        cell = torch.where((label >= 0) & (label < k), label * k + prediction.int(), k * k + 1)
         cell = torch.where(label == self._task.ignore_index, k * k, cell)
         self._counts += _histogram(cell.flatten(), len(self._counts))
 
@@ -242,9 +250,10 @@ def _percent(share: float) -> str:
 
 
 def _histogram(cell: Tensor, length: int) -> Tensor:
-    """How often each of 0..length-1 occurs in `cell` [N]; on a GPU without asking it for the largest value."""
+    """How often each of 0..length-1 occurs in `cell` [N], int64."""
     if cell.device.type == "cpu":
         return torch.bincount(cell, minlength=length)
+    cell = cell.long()  # on a GPU bincount would wait for the largest value
     return torch.zeros(length, dtype=torch.int64, device=cell.device).scatter_add_(0, cell, torch.ones_like(cell))
 
 

@@ -20,6 +20,8 @@ NoDecay = Literal["norm", "bias"]
 _NOT_KEYS = {"self", "params", "capturable", "differentiable", "maximize", "verbose"}
 # LBFGS wants a closure, SparseAdam sparse gradients, torch's Muon matrices only (timm's takes every parameter)
 _NO_PARAMETER_GROUPS = {"LBFGS", "SparseAdam", "Muon", "Optimizer"}
+# chosen for the machine, so not part of what is restored
+_NOT_STATE = {"params", "foreach", "fused"}
 _LEAVES = (bool, int, float, str, type(None))
 
 
@@ -66,15 +68,15 @@ def parameter_groups(
 
 def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
     """The optimizer's state keyed by parameter name, and the settings of its groups keyed by group name."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {
-        "state": {names[parameter]: dict(optimizer.state.get(parameter, {})) for parameter in optimized},
-        "groups": {
-            group["name"]: {key: value for key, value in group.items() if key != "params" and _is_plain(value)}
-            for group in optimizer.param_groups
-        },
+    state = optimizer.state_dict()
+    per_parameter = state.pop("state")
+    groups = {
+        group["name"]: {key: value for key, value in group.items() if key not in _NOT_STATE and _is_plain(value)}
+        for group in state.pop("param_groups")
     }
+    # what is left is an optimizer's own, such as the state of its random generator
+    names = {name: per_parameter.get(index, {}) for index, name in enumerate(_names(optimizer, model))}
+    return {"state": names, "groups": groups, "own": state}
 
 
 def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
@@ -82,14 +84,23 @@ def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict
 
     Raises ValueError naming the first parameter or group that only one side has.
     """
+    names = _names(optimizer, model)
+    groups = optimizer.state_dict()["param_groups"]
+    _check_names("optimizer group", [group["name"] for group in groups], saved["groups"])
+    _check_names("parameter", names, saved["state"])
+    optimizer.load_state_dict(
+        {
+            "state": {index: saved["state"][name] for index, name in enumerate(names) if saved["state"][name]},
+            "param_groups": [{**group, **saved["groups"][group["name"]]} for group in groups],
+            **saved["own"],
+        }
+    )
+
+
+def _names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """The names of the optimized parameters in the order in which torch numbers them."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    _check_names("optimizer group", {group["name"] for group in optimizer.param_groups}, saved["groups"])
-    _check_names("parameter", ordered, saved["state"])
-    current = optimizer.state_dict()
-    groups = [{**group, **saved["groups"][group["name"]]} for group in current["param_groups"]]
-    state = {index: saved["state"][name] for index, name in enumerate(ordered) if saved["state"][name]}
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _check_names(what: str, now: typing.Iterable[str], then: typing.Iterable[str]) -> None:
@@ -107,9 +118,8 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, _LEAVES) or (
-        isinstance(value, (tuple, list)) and all(isinstance(v, _LEAVES) for v in value)
-    )
+    leaves = value if isinstance(value, (tuple, list)) else [value]
+    return all(isinstance(leaf, (Tensor, *_LEAVES)) for leaf in leaves)
 
 
 def _can_fuse(groups: list[dict[str, Any]]) -> bool:
@@ -149,6 +159,7 @@ def _factory(optimizer: type[torch.optim.Optimizer], defaults: dict[str, Any]) -
     def build(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
         if "fused" in keys and options.get("fused") is None and options.get("foreach") is None:
             options["fused"] = _can_fuse(groups)
+        options.setdefault("lr", max(group["lr"] for group in groups))  # some remember it as the peak of the schedule
         return optimizer(groups, **{**defaults, **options})
 
     first = inspect.Parameter("groups", inspect.Parameter.POSITIONAL_ONLY, annotation=list[dict[str, Any]])

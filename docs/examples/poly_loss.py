@@ -1,4 +1,4 @@
-"""An own pixel loss: poly-1 cross entropy (Leng et al., "PolyLoss", ICLR 2022), CE + ε·(1 − probability of the target)."""
+"""An own pixel loss: poly-1 cross entropy, CE + ε·(1 − p of the target) (Leng et al., PolyLoss, ICLR 2022)."""
 
 import torch
 from torch import Tensor

@@ -1,22 +1,23 @@
 """A tree of nodes + a schema (a frozen dataclass, and the signatures of the registered components) → an instance.
 
 Annotations say what is allowed. This module knows what a validation library cannot: sections (dataclasses), components
-(`Annotated[T, REGISTRY]`), durations, and where each value was written. pydantic checks all other values, without
-making numbers of text or booleans. Every problem is collected; nothing is built.
+(`Annotated[T, REGISTRY]`), durations, lists and mappings of these, and where each value was written. pydantic checks
+all other values, without making numbers of text or booleans. Every problem is collected; nothing is built.
+
+A marker with an attribute `written`, as in `Annotated[list[float] | None, FromLabels]`, says that a config may write
+something else than the component sees (`FromLabels.written`, an annotation); whoever builds the component translates.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from segtrain.config.component import (
     Component,
@@ -25,26 +26,25 @@ from segtrain.config.component import (
     inline_field,
     joined,
     registry_of,
-    section_annotations,
     split,
 )
 from segtrain.config.messages import (
     broken_rule,
     describe,
     description,
-    example,
     is_union,
+    means_name,
     meant,
     suggestion,
     unexpected,
+    with_article,
 )
-from segtrain.config.nodes import Mark, Node, plain, shown
+from segtrain.config.nodes import MAX_PROBLEMS, Mark, Node, plain, shown
+from segtrain.config.signatures import OWN, REQUIRED, Key, adapter, component_keys, holds_structure, section_keys
 from segtrain.errors import did_you_mean
-from segtrain.registry import Registry, parameters
+from segtrain.registry import Registry
 from segtrain.schedule import Duration
 
-MAX_PROBLEMS = 50
-_REQUIRED = inspect.Parameter.empty
 _LISTS = (list, tuple, Sequence)
 _MAPPINGS = (dict, Mapping)
 
@@ -61,13 +61,6 @@ class Problem(NamedTuple):
         return f"{self.mark}: {self.text}"
 
 
-class Key(NamedTuple):
-    """What a mapping may hold under one key."""
-
-    annotation: Any
-    default: Any = _REQUIRED
-
-
 @dataclass
 class Checker:
     """Checks nodes against annotations; `problems` grows instead of exceptions being raised."""
@@ -77,7 +70,7 @@ class Checker:
 
     def check(self, annotation: Any, node: Node, path: str) -> Any:
         """The value of the node as the annotation has it; meaningless if a problem was added."""
-        if len(self.problems) >= MAX_PROBLEMS:
+        if len(self.problems) > MAX_PROBLEMS:
             return None
         base, extras = split(annotation)
         registry = registry_of(annotation)
@@ -92,12 +85,10 @@ class Checker:
             return self._union(annotation, node, path)
         if dataclasses.is_dataclass(base):
             return self._section(typing.cast(type, base), node, path)
-        if not _holds_structure(annotation):
+        if not holds_structure(annotation):
             return self._leaf(annotation, node, path)
         if typing.get_origin(base) in _LISTS and isinstance(node.value, list):
-            item = typing.get_args(base)[0]
-            items = [self.check(item, child, _join(path, i)) for i, child in enumerate(node.value)]
-            return tuple(items) if typing.get_origin(base) is tuple else items
+            return self._items(annotation, node, node.value, path)
         if typing.get_origin(base) in _MAPPINGS and isinstance(node.value, dict):
             item = typing.get_args(base)[1]
             return {key: self.check(item, child, _join(path, key)) for key, child in node.value.items()}
@@ -106,13 +97,27 @@ class Checker:
     def _leaf(self, annotation: Any, node: Node, path: str) -> Any:
         try:
             # read as JSON, lists may become tuples and text paths, but strictly no text or boolean becomes a number
-            return _adapter(annotation).validate_json(json.dumps(plain(node)))
+            return adapter(annotation).validate_json(json.dumps(plain(node)))
         except ValidationError as caught:
             for error in caught.errors(include_url=False):
                 place, where = _descend(node, path, error["loc"])
+                if error["loc"][-1:] == ("[key]",):
+                    place = Node(error["loc"][-2], place.key or place.mark)
                 text, other_kind = broken_rule(error, annotation, place.value)
                 self._problem(place.mark, where, f"{where}: {text}", other_kind and place is node)
             return None
+
+    def _items(self, annotation: Any, node: Node, items: list[Node], path: str) -> Any:
+        base = split(annotation)[0]
+        kinds, is_tuple = typing.get_args(base), typing.get_origin(base) is tuple
+        if not is_tuple or Ellipsis in kinds:
+            kinds = kinds[:1] * len(items)
+        elif len(kinds) != len(items):
+            return self._unexpected(annotation, node, path)
+        values = [
+            self.check(kind, item, _join(path, i)) for i, (kind, item) in enumerate(zip(kinds, items, strict=True))
+        ]
+        return tuple(values) if is_tuple else values
 
     def _duration(self, annotation: Any, node: Node, path: str) -> Any:
         if isinstance(node.value, str) and node.value.endswith("%"):
@@ -166,7 +171,8 @@ class Checker:
             found = self._keys({**of_component, **own}, entries, node, path)
             values = {key: value for key, value in found.items() if key in own}
             params = {key: value for key, value in found.items() if key not in own}
-            values[inline] = Component(registry, name or "", params, path)
+            if name:
+                values[inline] = Component(registry, name, params, path)
         if len(self.problems) > known:
             return None
         try:
@@ -174,7 +180,7 @@ class Checker:
         except ValueError as error:
             below = error.path.split(".") if isinstance(error, ConflictError) else []
             place, where = _descend(node, path, below)
-            return self._problem(place.mark, where, f"{where}: {error}" if where else str(error))
+            return self._problem(place.mark, where, f"{where}: {error}")
 
     def _name(self, registry: Registry, node: Node, path: str) -> str | None:
         """The `name` that a component's mapping holds, if it is a registered one."""
@@ -182,9 +188,13 @@ class Checker:
             self._unexpected(Annotated[Any, registry], node, path)
             return None
         name = node.value.get("name")
-        if name is None:
-            text = f"missing key '{_join(path, 'name')}': which {registry.kind}? Write {example(registry)}"
-            self._problem(node.mark, path, text + did_you_mean("", registry))
+        slip = next(filter(means_name, node.value), None)
+        if name is None and slip is not None:
+            mark = node.value[slip].key or node.mark
+            self._problem(mark, path, f"unknown key {shown(_join(path, slip), 120)}; did you mean 'name'?")
+        elif name is None:
+            text = f"missing key '{_join(path, 'name')}': {with_article(registry.kind)}{did_you_mean('', registry)}"
+            self._problem(node.mark, path, text)
         elif not isinstance(name.value, str) or name.value not in registry:
             near = did_you_mean(name.value[:80] if isinstance(name.value, str) else "", registry)
             self._problem(name.mark, path, f"{path}: unknown {registry.kind} {shown(name)}{near}")
@@ -198,76 +208,28 @@ class Checker:
         for key, child in entries.items():
             if key in wanted:
                 values[key] = self.check(wanted[key].annotation, child, _join(path, key))
-            elif len(self.problems) < MAX_PROBLEMS:
+            elif len(self.problems) <= MAX_PROBLEMS:
                 found = meant(key, path, wanted, self.homes)
                 hinted.add(found)
-                text = f"unknown key {shown(_join(path, key))}{suggestion(key, found, wanted)}"
+                text = f"unknown key {shown(_join(path, key), 120)}{suggestion(key, found, wanted)}"
                 self._problem(child.key or child.mark, _join(path, key), text)
         for key, (annotation, default) in wanted.items():
             if key in entries:
                 continue
-            if default is not _REQUIRED:
+            if default is not REQUIRED:
                 values[key] = default
             elif key not in hinted:  # else the misspelt key is the whole story
                 text = f"missing key '{_join(path, key)}': {describe(annotation)}{description(annotation)}"
                 self._problem(node.mark, _join(path, key), text)
-        return {key: value for key, value in values.items() if value is not _OWN}
+        return {key: value for key, value in values.items() if value is not OWN}
 
     def _unexpected(self, annotation: Any, node: Node, path: str) -> None:
         self._problem(node.mark, path, f"{path}: {unexpected(annotation, node.value)}", other_kind=True)
 
     def _problem(self, mark: Mark, path: str, text: str, other_kind: bool = False) -> None:
-        self.problems.append(Problem(mark, path, text.removeprefix(": "), other_kind))
-
-
-_OWN: Any = object()  # the default of a component's parameter that only the component itself can make
-
-
-def section_keys(section: type) -> dict[str, Key]:
-    """The keys of a section with their defaults."""
-    defaults = {f.name: f for f in dataclasses.fields(section)}
-    return {
-        name: Key(annotation, _field_default(defaults[name]))
-        for name, annotation in section_annotations(section).items()
-    }
-
-
-@functools.cache
-def component_keys(factory: Callable[..., Any]) -> dict[str, Key]:
-    """The keys of a component with their defaults, which are read like values from a file where that is possible."""
-    return {
-        name: Key(parameter.annotation, _component_default(parameter))
-        for name, parameter in parameters(factory).items()
-    }
-
-
-def _component_default(parameter: inspect.Parameter) -> Any:
-    if parameter.default is _REQUIRED:
-        return _REQUIRED
-    try:
-        return _adapter(parameter.annotation).validate_json(json.dumps(parameter.default))
-    except (TypeError, ValidationError):
-        return _OWN
-
-
-def _field_default(of: dataclasses.Field[Any]) -> Any:
-    if of.default_factory is not dataclasses.MISSING:
-        return of.default_factory()
-    return _REQUIRED if of.default is dataclasses.MISSING else of.default
-
-
-@functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-
-
-@functools.cache
-def _holds_structure(annotation: Any) -> bool:
-    """Whether there is a section, a component or a duration anywhere inside, which pydantic must not be asked about."""
-    base, extras = split(annotation)
-    if registry_of(annotation) or Duration in extras or any(hasattr(extra, "written") for extra in extras):
-        return True
-    return dataclasses.is_dataclass(base) or any(_holds_structure(inner) for inner in typing.get_args(base))
+        problem = Problem(mark, path, text.removeprefix(": "), other_kind)
+        if problem not in self.problems:  # pydantic says once for each missing item that a list is too short
+            self.problems.append(problem)
 
 
 def _join(path: str, key: str | int) -> str:

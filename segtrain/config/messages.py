@@ -16,7 +16,6 @@ from pydantic.fields import FieldInfo
 from segtrain.config.component import registry_of, split
 from segtrain.config.nodes import shown
 from segtrain.errors import did_you_mean
-from segtrain.registry import Registry
 from segtrain.schedule import Duration
 
 # What people type → the key they mean, where the spelling shows no likeness.
@@ -89,7 +88,10 @@ _BOUNDS = {
     "greater_than_equal": "at least {ge:g}",
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
+    "too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long",
 }
+_NEARLY_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?|[-+]?\.[0-9]+")
 _BOOLEAN_WORDS = {"on": "true", "yes": "true", "y": "true", "off": "false", "no": "false", "n": "false"}
 
 
@@ -113,20 +115,22 @@ def unexpected(annotation: Any, value: Any) -> str:
 def broken_rule(error: Any, annotation: Any, value: Any) -> tuple[str, bool]:
     """The sentence for one of pydantic's errors, and whether the value is of another kind altogether."""
     kind, nested = error["type"], bool(error["loc"])
+    if typing.get_origin(split(annotation)[0]) is tuple and kind in ("missing", "too_short", "too_long"):
+        return unexpected(annotation, value), False
     if kind in _BOUNDS:
         return f"must be {_BOUNDS[kind].format(**error['ctx'])}, got {shown(value)}{description(annotation)}", False
     if kind in _OF_ANOTHER_KIND and nested:
         expected = _OF_ANOTHER_KIND[kind] or error.get("ctx", {}).get("expected", "another value")
         return f"expected {expected}, got {shown(value)}{description(annotation)}", True
-    if kind in _OF_ANOTHER_KIND or isinstance(value, list):
-        return unexpected(annotation, value), kind in _OF_ANOTHER_KIND
+    if kind in _OF_ANOTHER_KIND:
+        return unexpected(annotation, value), True
     message = error["msg"].removeprefix("Value error, ")
     return f"{message[:1].lower()}{message[1:]}, got {shown(value)}{description(annotation)}", False
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
+def nearest(word: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The allowed word that `word` is most likely a slip for."""
-    near = difflib.get_close_matches(word[:80], list(allowed), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:80], list(allowed), n=1, cutoff=cutoff)
     return near[0] if near else None
 
 
@@ -136,10 +140,17 @@ def meant(key: str, section: str, allowed: Iterable[str], homes: Mapping[str, st
     `homes` says for keys that belong to other sections where they stand.
     """
     allowed = list(allowed)
-    home, _, name = ALIASES.get(key, "").rpartition(".")
+    alias = ALIASES.get(key, "")
+    home, _, name = alias.rpartition(".")
     if name in allowed and home in ("", section):
         return name
-    return nearest(key, allowed) or ALIASES.get(key) or homes.get(key)
+    elsewhere = alias if home != section else None  # a key of this section that this component does not have
+    return nearest(key, allowed) or elsewhere or homes.get(key)
+
+
+def means_name(key: str) -> bool:
+    """Whether a key was probably meant to be `name`."""
+    return ALIASES.get(key) == "name" or nearest(key, ["name"], cutoff=0.8) is not None
 
 
 def suggestion(key: str, found: str | None, allowed: Iterable[str]) -> str:
@@ -159,7 +170,7 @@ def _alternatives(annotation: Any) -> list[str]:
     base, extras = split(annotation)
     registry = registry_of(annotation)
     if registry is not None:
-        return [f"a {registry.kind} such as {example(registry)}"]
+        return [f"{with_article(registry.kind)} such as {{name: {next(iter(registry), '…')}, …}}"]
     if Duration in extras:
         return ["a number of steps", "a share of the run such as 10%"]
     if is_union(base):
@@ -171,18 +182,23 @@ def _alternatives(annotation: Any) -> list[str]:
     if base is None or base is type(None):
         return ["null"]
     if origin is tuple and Ellipsis not in arguments:
-        same = _MANY.get(arguments[0]) if len(set(arguments)) == 1 else None
-        return [f"a list of {len(arguments)} {same or 'values'}"]
+        return [f"a list of {len(arguments)} {_plural(arguments) or 'values'}"]
     if origin in (list, tuple, Sequence):
-        return [f"a list of {_MANY[arguments[0]]}" if arguments[0] in _MANY else "a list"]
+        many = _plural(arguments[:1])
+        return [f"a list of {many}" if many else "a list"]
     if origin in (dict, Mapping) or dataclasses.is_dataclass(base):
         return ["a mapping"]
     return [_WORDS[base]] if base in _WORDS else []
 
 
-def example(registry: Registry) -> str:
-    """How a component of the registry is written."""
-    return f"{{name: {next(iter(registry), '…')}, …}}"
+def _plural(annotations: tuple[Any, ...]) -> str | None:
+    kinds = {split(annotation)[0] for annotation in annotations}
+    return _MANY.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+def with_article(noun: str) -> str:
+    """a model, an optimizer."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def _remedy(annotation: Any, value: Any) -> str:
@@ -194,8 +210,10 @@ def _remedy(annotation: Any, value: Any) -> str:
     if isinstance(value, str):
         if bool in kinds and value.lower() in _BOOLEAN_WORDS:
             return f"; write {_BOOLEAN_WORDS[value.lower()]}"
-        if kinds & {int, float} and re.fullmatch(r"[-+]?[0-9_]*\.?[0-9]+(e[-+]?[0-9]+)?", value, re.ASCII | re.I):
+        if kinds & {int, float} and len(value) < 40 and _NEARLY_A_NUMBER.fullmatch(value):
             return f"; write {float(value.replace('_', '')):.10g} without quotes or leading zeros"
+        if float in kinds and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?%", value):
+            return f"; write {float(value[:-1]) / 100:.10g}"
         near = nearest(value, [word for word in literals if isinstance(word, str)])
         if near is not None:
             return f"; did you mean '{near}'?"

@@ -21,6 +21,7 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 20_000  # with aliases counted as often as they are used
 MAX_DEPTH = 50
 MAX_ALIASES = 20
+MAX_PROBLEMS = 50
 
 Scalar = bool | int | float | str | None
 
@@ -90,6 +91,12 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+def capped(problems: list[str]) -> list[str]:
+    """As many problems as somebody may want to read."""
+    rest = [f"only the first {MAX_PROBLEMS} problems are shown"] if len(problems) > MAX_PROBLEMS else []
+    return problems[:MAX_PROBLEMS] + rest
+
+
 def parse(data: bytes, source: str, *, lines: bool = True) -> Node:
     """The tree of one YAML document; `lines=False` marks every node with the source alone. ConfigError if refused."""
     if len(data) > MAX_BYTES:
@@ -104,20 +111,23 @@ def parse(data: bytes, source: str, *, lines: bool = True) -> Node:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.add(event)
     except yaml.YAMLError as error:
-        raise ConfigError(_syntax_error(error, source, lines)) from None
+        raise ConfigError(_syntax_error(error, text, source, lines)) from None
     except ValueError:  # PyYAML without libyaml lets chr() fail on an escape beyond Unicode
         raise ConfigError(f"{source}: an escape in a quoted text is not a character") from None
     if builder.problems:
-        raise ConfigError(*builder.problems)
+        raise ConfigError(*capped(builder.problems))
     return builder.root or Node(None, Mark(source, 1, 1) if lines else Mark(source))
 
 
-def _syntax_error(error: yaml.YAMLError, source: str, lines: bool) -> str:
+def _syntax_error(error: yaml.YAMLError, text: str, source: str, lines: bool) -> str:
     place = getattr(error, "problem_mark", None)
     mark = Mark(source, place.line + 1, place.column + 1) if place and lines else Mark(source)
     what = getattr(error, "problem", None) or str(error).partition("\n")[0]
     context = getattr(error, "context", None)
-    return f"{mark}: not valid YAML: {what}" + (f" ({context})" if context else "")
+    remedy = ""
+    if what.startswith("found character") and place:
+        remedy = "; indent with spaces, not tabs" if text[place.index] == "\t" else "; put the value in quotes"
+    return f"{mark}: not valid YAML: {what}" + (f" ({context})" if context else "") + remedy
 
 
 @dataclass

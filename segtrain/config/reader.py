@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from segtrain.config.check import MAX_PROBLEMS, Checker
-from segtrain.config.component import section_annotations, split
-from segtrain.config.nodes import MAX_BYTES, Mark, Node, parse, shown
+from segtrain.config.check import Checker
+from segtrain.config.component import inline_field, section_annotations, split
+from segtrain.config.nodes import MAX_BYTES, Node, capped, parse, shown
 from segtrain.config.overrides import merge, override
 from segtrain.config.schema import Config
 from segtrain.config.writer import plain_config, to_yaml
@@ -77,50 +78,46 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] =
             problems += error.messages
     checker = Checker(_homes(schema))
     config = checker.check(schema, root, "")
-    problems += [str(problem) for problem in checker.problems[:MAX_PROBLEMS]]
-    if len(checker.problems) >= MAX_PROBLEMS:
-        problems.append(f"only the first {MAX_PROBLEMS} problems are shown")
+    problems += map(str, checker.problems)
     if problems:
-        raise ConfigError(*problems)
+        raise ConfigError(*capped(problems))
     return config, Source(Path(path), tuple(overrides), config, root)
 
 
-def read(path: Path, children: tuple[Path, ...] = ()) -> Node:
-    """The tree of a file, merged over the file that its `_base_` names."""
-    root = parse(_bytes(path), str(path))
+def read(path: Path, asked: str = "", children: tuple[str, ...] = ()) -> Node:
+    """The tree of a file, merged over the file that its `_base_` names.
+
+    `asked` is where the file is named and `children` are the files based on it, for the errors.
+    """
+    root = parse(_bytes(path, asked), str(path))
+    seen = (*children, os.path.realpath(path))
+    if seen[-1] in children:
+        raise ConfigError(f"{asked}{shown(str(path), 200)} is based on the file that names it; remove one '_base_'")
     if not isinstance(root.value, dict):
         raise ConfigError(f"{root.mark}: expected a mapping of sections (data, model, …), got {shown(root)}")
     base = root.value.get("_base_")
     if base is None:
         return root
-    if not isinstance(base.value, str) or "\0" in base.value:
+    if not isinstance(base.value, str):
         raise ConfigError(
             f"{base.mark}: _base_: expected the path of one file, relative to this one, got {shown(base)}"
         )
-    parent = path.parent / base.value
-    seen = (*children, path)
-    if parent.resolve() in [child.resolve() for child in seen]:
-        raise ConfigError(f"{base.mark}: _base_: {shown(base)} is based on this file itself; remove one of the two")
-    if not parent.is_file():
-        raise ConfigError(f"{base.mark}: _base_: {parent} does not exist{_neighbours(parent)}")
     own = {key: node for key, node in root.value.items() if key != "_base_"}
-    return merge(read(parent, seen), dataclasses.replace(root, value=own))
+    parent = read(path.parent / base.value, f"{base.mark}: _base_: ", seen)
+    return merge(parent, dataclasses.replace(root, value=own))
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, asked: str) -> bytes:
+    where = f"{asked}{shown(str(path), 200)}"
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise ConfigError(f"{path} {what}{_neighbours(path)}")
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        if path.is_file():  # not a device or a pipe, which might never end
+            with path.open("rb") as file:
+                return file.read(MAX_BYTES + 1)
+        what = "is not a file" if path.exists() else "does not exist"
+        names = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-
-
-def _neighbours(path: Path) -> str:
-    names = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    return did_you_mean(path.name, names) if names else ""
+        raise ConfigError(f"{where}: {error.strerror}") from error
+    raise ConfigError(f"{where} {what}{did_you_mean(path.name, names) if names else ''}")
 
 
 def _homes(schema: type) -> dict[str, str]:
@@ -133,6 +130,8 @@ def _homes(schema: type) -> dict[str, str]:
 
 def _section_keys(section: type, path: str) -> Iterator[str]:
     for name, annotation in section_annotations(section).items():
+        if name == inline_field(section):
+            continue
         yield f"{path}{name}"
         base = split(annotation)[0]
         for option in (base, *typing.get_args(base)):
@@ -146,6 +145,3 @@ def _leaves(value: Any, path: str) -> Iterator[str]:
         yield from _leaves(child, f"{path}.{key}" if path else str(key))
     if not isinstance(value, (dict, list)) or not value:
         yield path
-
-
-__all__ = ["Mark", "Source", "load", "read"]

@@ -39,7 +39,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.Node:
-        style = None if isinstance(scalar(text), str) else "'"
+        plain = "'" if not isinstance(scalar(text), str) else None
+        style = plain if text.isprintable() else '"'  # PyYAML quotes some line separators without escaping them
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

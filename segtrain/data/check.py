@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from segtrain.data.dataset import Dataset
+from segtrain.data.paths import some
 from segtrain.errors import DataError
 
 
@@ -34,6 +35,5 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5) -> str:
             f"every valid pixel is class 0 ({first}). If {ignored} means {second}, set "
             f"values: {{0: {first}, {ignored}: {second}}}"
         )
-    absent = [name for i, name in enumerate(spec.names) if i not in seen]
-    some = f", without {', '.join(absent[:4])}" + (f" … ({len(absent)} classes)" if len(absent) > 4 else "")
-    return f"labels of {len(chosen)} samples ok" + (some if absent else "")
+    absent = [name for i, name in enumerate(spec.names) if i not in seen] if dataset.kind == "segmentation" else []
+    return f"labels of {len(chosen)} samples ok" + (f", without {some(absent)}" if absent else "")

@@ -27,7 +27,7 @@ from segtrain.task import Batch, Sample
 
 Loaded = TypeVar("Loaded")
 ORDER, AUGMENT = 0, 1  # what random numbers are for; keeps their streams apart
-POLL_S = 5.0  # how soon the death of a worker is noticed
+POLL_S = 2.0  # how soon the death of a worker is noticed
 
 
 class Key(NamedTuple):
@@ -93,8 +93,8 @@ def _stack(samples: Sequence[Sample]) -> Batch:
 
     The image tensor is [B, 3, H, W] over memory in the order of the files, B H W 3: "channels_last".
     """
-    image = default_collate([torch.from_numpy(np.ascontiguousarray(sample.image)) for sample in samples])
-    target = default_collate([torch.from_numpy(np.ascontiguousarray(sample.target)) for sample in samples])
+    image = default_collate([torch.from_numpy(np.asarray(sample.image, order="C")) for sample in samples])
+    target = default_collate([torch.from_numpy(np.asarray(sample.target, order="C")) for sample in samples])
     return Batch(image.permute(0, 3, 1, 2), target, tuple(sample.id for sample in samples))
 
 
@@ -125,7 +125,7 @@ class Feed(Generic[Loaded]):
             collate_fn=collate,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            timeout=POLL_S if workers else 0,
+            timeout=min(POLL_S, timeout_s) if workers else 0,
             worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # of its own, or it would draw from the one that training draws from
             persistent_workers=keep_workers and workers > 0,
@@ -133,27 +133,30 @@ class Feed(Generic[Loaded]):
 
     def __iter__(self) -> Iterator[Loaded]:
         batches = _without_sigchld(lambda: iter(self._loader))
-        while True:
-            try:
-                loaded = self._next(batches)
-            except StopIteration:
-                return
-            if isinstance(loaded, DataError):
-                raise loaded
-            self._order.asked.popleft()
-            yield loaded
+        loaded: Loaded | DataError | None = None
+        try:
+            while (loaded := self._next(batches)) is not None:
+                if isinstance(loaded, DataError):
+                    raise loaded
+                self._order.asked.popleft()
+                yield loaded
+        finally:
+            # an error's traceback refers to this frame; its processes are not to live as long as that
+            del batches, loaded
 
-    def _next(self, batches: Iterator[Loaded | DataError]) -> Loaded | DataError:
+    def _next(self, batches: Iterator[Loaded | DataError]) -> Loaded | DataError | None:
+        """The next thing, or the error that it did not come; None at the end."""
         patience = time.monotonic() + self._timeout_s
         while True:
             try:
-                return next(batches)
+                return next(batches, None)
             except RuntimeError as error:
-                if "timed out" not in str(error):
-                    raise DataError(f"{error}; {self._under_way()}") from error
-                if time.monotonic() > patience:
-                    what = f"no batch came from the loader's processes for {self._timeout_s:g} s"
-                    raise DataError(f"{what}; {self._under_way()}") from error
+                trouble = str(error)
+            if "timed out" not in trouble:
+                return DataError(f"{trouble}; {self._under_way()}")
+            if time.monotonic() > patience:
+                trouble = f"no batch came from the loader's processes for {self._timeout_s:g} s"
+                return DataError(f"{trouble}; {self._under_way()}")
 
     def _under_way(self) -> str:
         names = [self._source.dataset.path(key.sample) for keys in self._order.asked for key in keys]

@@ -46,7 +46,8 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 def read_mask(path: Path) -> npt.NDArray[Any]:
     """Raw labels: integers [H, W], or colours uint8 [H, W, 3] of an RGB file; turned as the EXIF orientation says.
 
-    Indices of palette images are kept as they are, 1-bit masks hold 0 and 1. Raises DataError as `read_image` does,
+    Indices of palette images are kept as they are, except that a GIF in shades of grey gives the shades, because grey
+    cannot be saved in it otherwise. 1-bit masks hold 0 and 1. Raises DataError as `read_image` does,
     and for a JPEG, whose values are not those that were saved.
     """
     image = _decoded(path)
@@ -54,6 +55,8 @@ def read_mask(path: Path) -> npt.NDArray[Any]:
         raise DataError(f"{path} is a JPEG: its compression changes label values; export the masks again as PNG")
     if image.mode in COLORS:
         return np.array(image.convert("RGB"))
+    if image.format == "GIF" and image.mode == "P" and _is_grey(image):
+        image = image.convert("L")
     if image.mode not in INDICES:
         raise DataError(f"{path} has mode {image.mode}, which is no label image; save class indices as 8-bit grey PNG")
     values = np.array(image)
@@ -89,6 +92,11 @@ def _decoded(path: Path) -> Image.Image:
         raise DataError(f"{path} has more than {PIXEL_LIMIT // 10**6} million pixels; cut it into tiles") from error
     except Exception as error:  # decoders of damaged files raise anything
         raise DataError(f"{path} cannot be read: {_reason(path, error)}; fetch it again or leave it out") from error
+
+
+def _is_grey(image: Image.Image) -> bool:
+    palette = np.array(image.getpalette()).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -45,12 +45,14 @@ UNFIT = {
     *("FrequencyMasking", "TimeMasking", "TimeReverse"),
     # images that are not uint8 afterwards: normalising is the model's
     *("FromFloat", "Normalize", "ToFloat", "ToTensorV2"),
+    "GridElasticDeform",  # fills labels with class 0
     "Morphological",  # takes maxima of label ids
     "Lambda",  # takes code
+    "ToRGB",  # they are
     *("BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D"),  # abstract
 }
-# These would make labels of no class, or classes of no label: they are set here and are no keys of a config
-OURS = {"fill_mask", "mask_interpolation", "strict"}
+# Parameters that are no keys of a config: the first would make labels of nothing, the others take arrays and code
+OURS = {"fill_mask", "mask_interpolation", "strict", "mask", "mask_params"}
 
 
 def compose(transforms: Sequence[Transform]) -> Transform:

@@ -60,6 +60,16 @@ def fitted(text: str, width: int) -> str:
     return text[:keep] + ".."
 
 
+def fitted_end(text: str, width: int) -> str:
+    """`text`, or dots and its end where it is wider than `width` pixels: the end of a path says most."""
+    if text_width(text) <= width:
+        return text
+    start = 0
+    while start < len(text) and text_width(".." + text[start:]) > width:
+        start += 1
+    return ".." + text[start:]
+
+
 def write(picture: Picture, text: str, x: int, y: int, color: Color = INK) -> None:
     """Write one line in place; its box of height LINE has the upper left corner (x, y)."""
     cv2.putText(picture, text, (x, y + LINE - 6), _FONT, _SCALE, color, 1, cv2.LINE_AA)

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -61,7 +61,7 @@ class Console:
         self._monitor, self._sign, self._best = monitor, -1 if lower_is_better else 1, best
         self._stream = None if quiet else (stream or sys.stdout)
         self._clock = clock
-        self._marks = deque([(clock(), start_step)], maxlen=_RECENT + 1)
+        self._marks = deque[tuple[float, int]](maxlen=_RECENT + 1)
         self._forgiving_log, self._forgiving_stream = Forgiving(log), Forgiving(Path("<stdout>"))
         self._start_step = start_step
         self._bar: _Bar | None = None
@@ -86,11 +86,11 @@ class Console:
             self._show(text)
             return
         columns = shutil.get_terminal_size().columns - 1
-        if self._bar is None:
-            self._bar = self._new_bar(columns)
-        self._bar.ncols = columns
-        self._bar.n = step
-        self._bar.set_description_str(self._encodable(_squeezed(parts, columns - 18 - len(counted))), refresh=True)
+        with self._forgiving_stream():
+            if self._bar is None:
+                self._bar = self._new_bar(columns)
+            self._bar.ncols, self._bar.n = columns, step
+            self._bar.set_description_str(self._encodable(_squeezed(parts, columns - 18 - len(counted))))
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         scores = [f"{name} {_short(report.scalars[tag])}" for tag, name in _SCORES.items() if tag in report.scalars]
@@ -105,12 +105,12 @@ class Console:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with self._forgiving_stream():
+                self._bar.close()
             self._bar = None
 
     def _step_parts(self, step: int, scalars: Mapping[str, float]) -> list[tuple[str, int]]:
         """What is said of a step, each with its rank: the highest goes first where the terminal is narrow."""
-        rate = self._seconds_per_step()
         parts = list[tuple[str, int]]()
         if self._per_epoch:
             parts.append((f"ep {(step - 1) // self._per_epoch + 1}", 5))
@@ -126,20 +126,21 @@ class Console:
         rates = [value for tag, value in scalars.items() if tag.startswith("optim/lr")]
         if rates:
             parts.append((f"lr {max(rates):.2e}", 7))
-        seconds = scalars.get("perf/step_s", rate)
-        if seconds:
+        recent = self._seconds_per_step()
+        if seconds := scalars.get("perf/step_s", recent):
             parts.append((f"{seconds:.2f} s/it" if seconds >= 1 else f"{1 / seconds:.1f} it/s", 3))
         if "perf/data_share" in scalars:
             parts.append((f"(data {100 * scalars['perf/data_share']:.0f}%)", 8))
         if "perf/img_per_s" in scalars:
             parts.append((f"{scalars['perf/img_per_s']:.1f} img/s", 9))
-        parts.append((f"ETA {_duration((self._steps - step) * rate)}", 1))
+        if (pace := recent or seconds) is not None:
+            parts.append((f"ETA {_duration((self._steps - step) * pace)}", 1))
         return parts
 
-    def _seconds_per_step(self) -> float:
+    def _seconds_per_step(self) -> float | None:
         """Of the last log intervals, with the evaluations between them: that is what the rest will take too."""
         (begin, first), (end, last) = self._marks[0], self._marks[-1]
-        return (end - begin) / max(1, last - first)
+        return (end - begin) / (last - first) if last > first else None
 
     def _verdict(self, step: int, report: Evaluation) -> Iterable[str]:
         value = report.scalars.get(self._monitor)
@@ -158,6 +159,7 @@ class Console:
             file=self._stream,
             leave=False,
             ncols=columns,
+            nrows=24,  # a terminal that does not know its size would get no bar
             ascii=not self._unicode(),
             bar_format="step {n_fmt}/{total_fmt} {bar:8} {desc}",
         )
@@ -204,19 +206,19 @@ def _squeezed(parts: list[tuple[str, int]], width: int) -> str:
 
 
 def _class_lines(report: Evaluation, width: int) -> Iterable[str]:
-    scores: dict[str, Any] = {name: report.scalars.get(f"val/iou/{name}") for name in report.classes}
-    known = {name: value for name, value in scores.items() if value is not None}
+    tags = {name: f"val/iou/{name}" for name in report.classes}
+    known = {name: report.scalars[tag] for name, tag in tags.items() if tag in report.scalars}
     if not known:
         return []
     worst = min(known, key=lambda name: known[name])
-    if len(scores) > _FEW_CLASSES:
+    if len(tags) > _FEW_CLASSES:
         names = sorted(known, key=lambda name: known[name])[:_WORST]
         begin = f"worst of {len(known)}: "
     else:
-        names, begin = list(scores), ""
-    # a no-break space keeps a class and its score on one line
+        names, begin = list(tags), ""
+    # a zero keeps a class and its score on one line until the text is wrapped
     entries = [
-        f"{name} {'absent' if scores[name] is None else _short(scores[name])}{' ◂ worst' if name == worst else ''}"
+        f"{name} {_short(known[name]) if name in known else 'absent'}{' ◂ worst' if name == worst else ''}"
         for name in names
     ]
     text = begin + "  ".join(entry.replace(" ", "\0") for entry in entries)

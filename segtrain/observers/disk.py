@@ -53,8 +53,8 @@ class Forgiving:
                 self._warned = True
                 reason = error.strerror or error
                 warnings.warn(
-                    f"{self._what} cannot be written: {reason}; training goes on and this is said once, but what could"
-                    " not be written will be missing there; free some space",
+                    f"{self._what} cannot be written: {reason}; training goes on, what cannot be written will be"
+                    " missing there, and this is said once",
                     RuntimeWarning,
                     stacklevel=4,
                 )

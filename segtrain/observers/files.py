@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from segtrain.task import Task
 
 _MEANS = {
     "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", "val/loss"),
-    "classification": ("val/top1", "val/top5", "val/loss"),
+    "classification": ("val/top1", "val/top5", "val/macc", "val/nll", "val/ece", "val/loss"),
 }
 
 
@@ -31,16 +32,16 @@ class Files:
         self._csv, self._steps, self._pictures = folder / "metrics.csv", folder / "steps.jsonl", folder / "val"
         self._forgiving = {path: Forgiving(path) for path in (self._csv, self._steps, self._pictures)}
         self._columns, self._rows = _header(task), list[dict[str, str]]()
-        if start_step > 0 and self._csv.exists():
-            self._columns, self._rows = _read_rows(self._csv, start_step)
         with self._forgiving[self._csv]():
+            if start_step > 0 and self._csv.exists():
+                self._keep_rows(start_step)
             self._write_csv()
         with self._forgiving[self._steps]():
             _cut_lines(self._steps, start_step)
 
     def on_step(self, step: int, scalars: Mapping[str, float]) -> None:
         # JSON has no NaN and no infinity
-        finite = {tag: value if math.isfinite(value) else None for tag, value in scalars.items()}
+        finite = {tag: float(value) if math.isfinite(value) else None for tag, value in scalars.items()}
         with self._forgiving[self._steps]():
             append(self._steps, (json.dumps({"step": step, **finite}) + "\n").encode())
 
@@ -57,6 +58,29 @@ class Files:
     def close(self) -> None:
         """Nothing is open."""
 
+    def _keep_rows(self, last_step: int) -> None:
+        try:
+            with open(self._csv, encoding="utf-8", newline="") as file:
+                table = csv.DictReader(file, restval="")
+                rows = [row for row in table if int(row["step"]) <= last_step]
+                columns = list(table.fieldnames or ())
+        except (
+            OSError,
+            KeyError,
+            ValueError,
+            csv.Error,
+        ) as error:  # a spreadsheet may have saved it in a form of its own
+            aside = self._csv.with_name("metrics.unreadable.csv")
+            self._csv.replace(aside)
+            warnings.warn(
+                f"{self._csv} is not as it was written ({error!r}); it is now {aside.name}, and a new one is begun",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
+        self._columns = columns
+        self._rows = [{column: row[column] for column in columns} for row in rows]
+
     def _write_csv(self) -> None:
         text = io.StringIO()
         table = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
@@ -70,13 +94,6 @@ def _header(task: Task) -> list[str]:
     return ["step", *_MEANS[task.kind], *(f"val/{kind}/{name}" for kind in kinds for name in task.classes)]
 
 
-def _read_rows(path: Path, last_step: int) -> tuple[list[str], list[dict[str, str]]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        rows = [row for row in table if int(row["step"]) <= last_step]
-        return list(table.fieldnames or ()), rows
-
-
 def _cut_lines(path: Path, last_step: int) -> None:
     """Drop what follows the last line of `last_step`, and a line that a crash of the machine left unfinished."""
     if not path.exists():
@@ -86,7 +103,7 @@ def _cut_lines(path: Path, last_step: int) -> None:
         for line in file:
             try:
                 keep = last_step > 0 and line.endswith(b"\n") and json.loads(line)["step"] <= last_step
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 keep = False
             if not keep:
                 break

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, DATA_CLASS_SCALAR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -22,34 +22,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving, append
+from segtrain.observers.meanings import LAYOUT, meaning
 from segtrain.task import Task
-
-# category → chart → what its tags match; TensorBoard matches at the beginning of a tag, hence the $
-_LAYOUT = {
-    "mining": {
-        "share of the pixels: wanted, kept, and enough for 99 % of the loss": [
-            r"mining/top_p_target$",
-            r"mining/top_p_effective$",
-            r"mining/pixels_for_99pct_loss$",
-        ],
-        "loss: minimised and of all pixels": [r"train/loss$", r"train/loss_all$"],
-        "share of the loss that is kept": [r"mining/loss_share$"],
-        "loss at the threshold": [r"mining/threshold$"],
-        "lift of pixels near a boundary (1 = as everywhere)": [r"mining/boundary_lift$"],
-        "lift of each class (1 = as everywhere)": [r"mining/class_lift/"],
-        "warning signs: easy, confidently wrong, from one image": [
-            r"mining/easy_fraction$",
-            r"mining/confident_wrong$",
-            r"mining/max_image_share$",
-        ],
-        "churn of the mined set": [r"mining/churn$"],
-    },
-    "validation": {
-        "mIoU": [r"val/miou$", r"val_ema/miou$"],
-        "IoU of each class": [r"val/iou/"],
-        "loss": [r"val/loss$", r"train/loss_all$"],
-    },
-}
 
 
 class TensorBoard:
@@ -70,17 +44,17 @@ class TensorBoard:
         name = f"events.out.tfevents.{seconds:010d}.{platform.node()}.{os.getpid()}.{rest:09d}"
         self._path = folder / name
         self._forgiving = Forgiving(self._path)
+        self._known = set[str]()
         with self._forgiving():
             folder.mkdir(parents=True, exist_ok=True)
         self._write(Event(file_version="brain.Event:2"))
         first_new = start_step + 1 if start_step > 0 else 0
         self._write(Event(step=first_new, session_log=SessionLog(status=SessionLog.START)))
         values = [_text(tag, text) for tag, text in {"classes": _classes(task), **(texts or {})}.items()]
-        self._write(Event(step=start_step, summary=Summary(value=[_layout(), *values])))
+        self._add(start_step, _layout(), *values)
 
     def on_step(self, step: int, scalars: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        self._write(Event(step=step, summary=Summary(value=values)))
+        self._add(step, *(self._described(Summary.Value(tag=tag, simple_value=scalars[tag])) for tag in scalars))
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         self.on_step(step, report.scalars)
@@ -91,10 +65,24 @@ class TensorBoard:
         """Show an RGB picture, uint8 [H, W, 3], under `tag`."""
         height, width, _ = picture.shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=pictures.jpeg(picture))
-        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, image=image)])))
+        self._add(step, self._described(Summary.Value(tag=tag, image=image)))
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _described(self, value: Any) -> Any:
+        """`value`, with what its tag means when it is the first one: readers keep the metadata of the first."""
+        if value.tag not in self._known:
+            self._known.add(value.tag)
+            value.metadata.summary_description = meaning(value.tag)
+            # without a plugin and a class TensorBoard's fast reader throws the description away
+            scalar = value.HasField("simple_value")
+            value.metadata.plugin_data.plugin_name = "scalars" if scalar else "images"
+            value.metadata.data_class = DATA_CLASS_SCALAR if scalar else DATA_CLASS_BLOB_SEQUENCE
+        return value
+
+    def _add(self, step: int, *values: Any) -> None:
+        self._write(Event(step=step, summary=Summary(value=values)))
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -117,7 +105,7 @@ def _layout() -> Any:
                 for title, tags in charts.items()
             ],
         )
-        for category, charts in _LAYOUT.items()
+        for category, charts in LAYOUT.items()
     ]
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     return _string_value("custom_scalars__config__", "custom_scalars", layout, shape=TensorShapeProto())
@@ -129,9 +117,13 @@ def _string_value(tag: str, plugin: str, content: bytes, *, shape: Any) -> Any:
     return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _classes(task: Task) -> str:
     rows = [
-        f"| {index} | {name} | #{red:02x}{green:02x}{blue:02x} |"
+        f"| {index} | {_cell(name)} | #{red:02x}{green:02x}{blue:02x} |"
         for index, (name, (red, green, blue)) in enumerate(zip(task.classes, task.palette, strict=True))
     ]
     return "\n".join(["| id | class | colour |", "|---|---|---|", *rows, "", f"ignored: {task.ignore_index}"])

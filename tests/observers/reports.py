@@ -42,7 +42,7 @@ def make_probe(seed: int, height: int = 96, width: int = 128, *, mined: float | 
     share = None
     if mined is not None:
         valid = target != 255
-        threshold = np.quantile(loss[valid], 1 - mined)
+        threshold = np.quantile(loss[valid], 1 - mined) if valid.any() else 0.0
         share = ((loss >= threshold) & valid).astype(np.float32)
     return Probe(image, target, prediction, share, loss, f"val/{seed:04d}.png")
 

@@ -1,4 +1,6 @@
+import contextlib
 import io
+import math
 import os
 import pty
 
@@ -30,15 +32,28 @@ STEP = {
 
 
 def test_a_pipe_gets_one_plain_line_per_log_interval(tmp_path):
-    stream, clock = io.StringIO(), Clock()
-    console = Console(tmp_path / "log.txt", steps=400, steps_per_epoch=80, stream=stream, clock=clock)
-    clock.now = 36.0
+    stream = io.StringIO()
+    console = Console(tmp_path / "log.txt", steps=400, steps_per_epoch=80, stream=stream)
     console.on_step(120, STEP)
     assert stream.getvalue() == (
         "step  120/400  ep 2  loss 0.412  (all 0.151)  top_p 0.930  thr 0.021  lr 1.82e-03  3.3 it/s  (data 2%)"
         "  26.4 img/s  ETA 1m24s\n"
     )
     assert (tmp_path / "log.txt").read_text() == stream.getvalue()
+
+
+def test_the_remaining_time_is_of_the_last_intervals_with_their_evaluations_and_not_of_the_start(tmp_path):
+    stream, clock = io.StringIO(), Clock()
+    console = Console(tmp_path / "log.txt", steps=10_000, stream=stream, clock=clock)
+    clock.now = 500.0  # compiling, checking data
+    console.on_step(10, {"train/loss": 1.0})
+    for step in range(20, 1020, 10):
+        clock.now += 20 if step <= 500 else 30
+        console.on_step(step, {"train/loss": 1.0})
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "step     10/10000  loss 1.000"
+    assert lines[1] == "step     20/10000  loss 1.000  2.00 s/it  ETA 5h32m"
+    assert lines[-1] == "step   1010/10000  loss 1.000  3.00 s/it  ETA 7h29m"
 
 
 def test_a_validation_names_scores_the_best_and_the_worst_class(tmp_path, report):
@@ -56,11 +71,20 @@ def test_a_validation_names_scores_the_best_and_the_worst_class(tmp_path, report
 def test_the_best_is_kept_over_evaluations_resume_and_nan(tmp_path, report):
     stream = io.StringIO()
     console = Console(tmp_path / "log.txt", steps=400, stream=stream, best=(0.7, 100))
-    for step, value in ((200, float("nan")), (300, 0.6), (400, 0.8)):
+    for step, value in ((200, math.nan), (300, 0.6), (400, 0.8)):
         report.scalars["val/miou"] = value
         console.on_evaluation(step, report)
     verdicts = [line.split("best")[1] for line in stream.getvalue().splitlines() if "best" in line]
     assert verdicts == [" 0.700 at step 100", " 0.700 at step 100", " ↑ 0.800"]
+
+
+def test_nan_is_never_the_best(tmp_path, report):
+    stream = io.StringIO()
+    console = Console(tmp_path / "log.txt", steps=400, stream=stream)
+    for value in (math.nan, 0.1):
+        report.scalars["val/miou"] = value
+        console.on_evaluation(100, report)
+    assert [line.split("best")[1] for line in stream.getvalue().splitlines() if "best" in line] == [" ↑ 0.100"]
 
 
 def test_a_lower_loss_can_be_the_better_one(tmp_path, report):
@@ -69,7 +93,8 @@ def test_a_lower_loss_can_be_the_better_one(tmp_path, report):
     for value in (0.5, 0.4, 0.6):
         report.scalars["val/loss"] = value
         console.on_evaluation(1, report)
-    assert stream.getvalue().count("best ↑") == 2
+    verdicts = [line.split("best")[1] for line in stream.getvalue().splitlines() if "best" in line]
+    assert verdicts == [" ↑ 0.500", " ↑ 0.400", " 0.400 at step 1"]
 
 
 def test_many_classes_are_cut_to_the_worst_and_absent_ones_are_said_to_be(tmp_path):
@@ -111,27 +136,59 @@ def test_a_terminal_without_unicode_gets_what_it_can_show(tmp_path, report, enco
     assert "top_p 1.00→0.25 – 人" in (tmp_path / "log.txt").read_text(encoding="utf-8")
 
 
+def shown_by(master):
+    """Everything that was written to a pseudo-terminal whose other end is closed."""
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of what there is
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    return shown.decode()
+
+
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 def test_the_bar_fits_the_terminal_and_never_reaches_the_log(tmp_path, report, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("COLUMNS", "50")
     monkeypatch.setenv("TERM", "xterm")
     master, slave = pty.openpty()
     with os.fdopen(slave, "w", encoding="utf-8") as terminal:
-        console = Console(tmp_path / "log.txt", steps=400, steps_per_epoch=80, stream=terminal)
-        for step in (20, 40):
-            console.on_step(step, STEP)
+        monkeypatch.setattr("sys.stdout", terminal)  # the terminal does not know its size: it says 0 x 0
+        console = Console(tmp_path / "log.txt", steps=400, steps_per_epoch=80)
+        console.on_step(20, STEP)
+        terminal.write("\rnow the window gets its width\r")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        console.on_step(40, STEP)
         console.on_evaluation(40, report)
         console.close()
-        shown = os.read(master, 100_000).decode()
-    os.close(master)
-    bars = [part for part in shown.replace("\n", "\r").split("\r") if part.startswith("step ")]
+    shown = shown_by(master)
+    later = shown.split("now the window")[1].replace("\n", "\r").split("\r")
+    bars = [part for part in later if part.startswith("step ")]
     assert bars
-    assert all(len(bar) < columns for bar in bars)
+    assert all(len(bar.rstrip()) < columns for bar in bars)  # the spaces after it wipe out the wider one
     assert "loss 0.412" in bars[-1] or columns < 40
+    assert "26.4 img/s" in bars[-1] or columns < 200
     assert "val   step 40" in shown
     log = (tmp_path / "log.txt").read_text()
     assert "\r" not in log
     assert [line[:13] for line in log.splitlines()[:2]] == ["step   20/400", "step   40/400"]
+
+
+def test_a_terminal_that_went_away_is_told_once(tmp_path, report, told, monkeypatch):
+    class LostTerminal(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(tmp_path / "log.txt", steps=400, stream=LostTerminal())
+    for step in (1, 2):
+        console.on_step(step, STEP)
+        console.on_evaluation(step, report)
+    console.close()
+    assert ["training goes on" in str(one.message) for one in told] == [True]
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 8
 
 
 def test_a_closed_pipe_and_a_lost_log_are_told_once_each(tmp_path, told):

@@ -3,6 +3,7 @@ import dataclasses
 import json
 
 import cv2
+import pytest
 from reports import make_probe, make_report, make_task
 
 from segtrain.observers.files import Files
@@ -49,17 +50,21 @@ def test_a_number_outside_the_header_gets_a_column_at_the_end(tmp_path, task, re
 
 def test_classification_has_its_own_columns(tmp_path):
     Files(tmp_path, dataclasses.replace(make_task(), kind="classification"))
-    assert (tmp_path / "metrics.csv").read_text() == "step,val/top1,val/top5,val/loss\n"
+    assert (tmp_path / "metrics.csv").read_text() == "step,val/top1,val/top5,val/macc,val/nll,val/ece,val/loss\n"
 
 
-def test_a_resumed_run_drops_what_came_after_its_step_and_goes_on(tmp_path, task, report):
+@pytest.mark.parametrize("unfinished", [b'{"step": 80, "train/lo', b'{"step": 80}', b'{"step": 40}', b"40\n", b"{}\n"])
+def test_a_resumed_run_drops_what_came_after_its_step_and_goes_on(tmp_path, task, report, unfinished):
     first = Files(tmp_path, task)
-    for step in (20, 40, 60):
+    for step in (20, 40):
         first.on_step(step, {"train/loss": step / 100})
         first.on_evaluation(step, report)
+    if b"80" in unfinished:
+        first.on_step(60, {"train/loss": 0.6})
+    first.on_evaluation(60, report)
     header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
     with open(tmp_path / "steps.jsonl", "ab") as file:
-        file.write(b'{"step": 80, "train/lo')
+        file.write(unfinished)
 
     resumed = Files(tmp_path, task, start_step=40)
     assert [line["step"] for line in lines_of(tmp_path / "steps.jsonl")] == [20, 40]
@@ -69,6 +74,17 @@ def test_a_resumed_run_drops_what_came_after_its_step_and_goes_on(tmp_path, task
     assert lines_of(tmp_path / "steps.jsonl")[-1] == {"step": 60, "train/loss": 7.0}
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == header
     assert [row["step"] for row in rows_of(tmp_path / "metrics.csv")] == ["20", "40", "60"]
+
+
+def test_metrics_that_a_spreadsheet_changed_are_put_aside_and_training_goes_on(tmp_path, task, report, told):
+    first = Files(tmp_path, task)
+    first.on_evaluation(20, report)
+    changed = (tmp_path / "metrics.csv").read_text().replace(",", ";")
+    (tmp_path / "metrics.csv").write_text(changed)
+    Files(tmp_path, task, start_step=20).on_evaluation(40, report)
+    assert len(told) == 1
+    assert (tmp_path / "metrics.unreadable.csv").read_text() == changed
+    assert [row["step"] for row in rows_of(tmp_path / "metrics.csv")] == ["40"]
 
 
 def test_a_run_from_the_beginning_keeps_nothing(tmp_path, task, report):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from segtrain.observers.tensorboard import TensorBoard
@@ -48,6 +49,16 @@ def test_texts_and_the_layout_come_back(tmp_path, task):
     layout = layout_pb2.Layout()
     layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == ["mining", "validation"]
+
+
+def test_tags_are_explained(tmp_path, task, report):
+    board = TensorBoard(tmp_path, task)
+    board.on_step(20, {"mining/threshold": 0.5, "mining/class_lift/pole": 2.0, "unheard/of": 1.0})
+    metadata = read(tmp_path).summary_metadata
+    assert metadata["mining/threshold"].summary_description == "Smallest loss that is kept."
+    assert metadata["mining/threshold"].data_class == DATA_CLASS_SCALAR  # else the fast reader drops the description
+    assert "pixel of the class" in metadata["mining/class_lift/pole"].summary_description
+    assert metadata["unheard/of"].summary_description == ""
 
 
 def test_a_resumed_run_shows_every_step_once(tmp_path, task, report):

@@ -1,0 +1,90 @@
+"""Images with one class each: what classification data sets are, once their files are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from segtrain.data.images import read_image
+from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
+from segtrain.data.paths import Missing, some
+from segtrain.errors import DataError
+from segtrain.task import Kind, Sample
+
+
+class Box(NamedTuple):
+    """A part of an image in pixels; the ends are not part of it."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class Labelled(NamedTuple):
+    """An image file, its class, and the part of it to look at, if not all."""
+
+    image: Path
+    label: int
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Samples from image files below `root`."""
+
+    root: Path
+    items: tuple[Labelled, ...]
+    labels: LabelSpec
+    margin: float = 0.0  # shares of its width and height by which a box is widened on each side
+    kind: Kind = "classification"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.items[index]
+        image = read_image(item.image)
+        if item.box is not None:
+            image = _cut(image, item.box, self.margin, str(item.image))
+        return Sample(image, np.array(item.label), self.path(index))
+
+    def path(self, index: int) -> str:
+        return self.items[index].image.relative_to(self.root).as_posix()
+
+
+def class_labels(names: tuple[str, ...]) -> LabelSpec:
+    """Classes of whole images; a sample to be ignored has the label -100."""
+    return LabelSpec(names, ignore_index=IGNORED_SAMPLE)
+
+
+def existing_images(
+    root: Path, items: list[Labelled], names: tuple[str, ...], missing: Missing, *, margin: float = 0.0
+) -> LabelledImages:
+    """The items whose files exist. Raises DataError if a file is missing, unless those are to be skipped."""
+    gone = [item.image.relative_to(root).as_posix() for item in items if not item.image.is_file()]
+    if gone and missing == "error":
+        raise DataError(
+            f"{root}: {len(gone)} of {len(items)} images are missing: {some(gone)}. Set missing: skip to leave them out"
+        )
+    kept = tuple(item for item in items if not gone or item.image.is_file())
+    if not kept:
+        raise DataError(f"{root}: none of the {len(items)} listed images exists")
+    return LabelledImages(root, kept, class_labels(names), margin)
+
+
+def _cut(image: npt.NDArray[np.uint8], box: Box, margin: float, file: str) -> npt.NDArray[np.uint8]:
+    """The widened box as far as the image reaches; annotators may be off by two pixels at the edge."""
+    height, width = image.shape[:2]
+    if not (-2 <= box.left < box.right <= width + 2 and -2 <= box.top < box.bottom <= height + 2):
+        raise DataError(
+            f"{file} is {width}x{height}, but its box is {tuple(box)} (left, top, right, bottom): the image has been "
+            "cropped or resized already; set crop: null to take it as it is"
+        )
+    across, down = margin * (box.right - box.left), margin * (box.bottom - box.top)
+    rows = slice(max(0, round(box.top - down)), round(box.bottom + down))
+    return np.ascontiguousarray(image[rows, max(0, round(box.left - across)) : round(box.right + across)])

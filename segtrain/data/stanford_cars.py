@@ -1,0 +1,102 @@
+"""Stanford Cars: 196 makes, models and years of cars."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy.io import loadmat
+
+from segtrain.data.labelled import Box, Labelled, LabelledImages, existing_images
+from segtrain.data.paths import Missing, find_root
+from segtrain.errors import DataError
+from segtrain.registry import DATASETS
+
+LAYOUT = "{cars_train/*.jpg, cars_test/*.jpg, devkit/{cars_meta,cars_train_annos}.mat, cars_test_annos_withlabels.mat}"
+
+
+@DATASETS.register("stanford_cars")
+def stanford_cars(
+    *,
+    root: Path = Path("stanford_cars"),
+    split: Literal["train", "val", "trainval", "test"] = "train",
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    crop: Annotated[float, Field(ge=0)] | None = None,
+    missing: Missing = "error",
+) -> LabelledImages:
+    """Stanford Cars as torchvision lays it out; Kaggle's doubled cars_train/cars_train/ is found as well.
+
+    `trainval` is what the authors call train, 8,144 images. The labels of `test` come in a file of their own that many
+    copies lack; for those `train` and `val` divide `trainval`: `val_share` of each class is val, chosen by the file
+    names alone, so a division does not change with the files that happen to be there.
+    `crop`: cut to the box of the car, widened by this share of its width and height on each side.
+    """
+    place = find_root(root, "devkit", LAYOUT)
+    names = tuple(str(name) for name in np.atleast_1d(_read(place / "devkit" / "cars_meta.mat", "class_names")))
+    if split == "test":
+        folder, rows = _images(place, "cars_test"), _rows(_test_annotations(place))
+    else:
+        folder, rows = _images(place, "cars_train"), _rows(place / "devkit" / "cars_train_annos.mat")
+        if split != "trainval":
+            rows = _divided(rows, val_share)[split]
+    items = [Labelled(folder / row["fname"], row["class"] - 1, None if crop is None else _box(row)) for row in rows]
+    return existing_images(place, items, names, missing, margin=crop or 0.0)
+
+
+Row = dict[str, Any]  # bbox_x1, bbox_y1, bbox_x2, bbox_y2, class, fname; pixels and classes count from 1
+
+
+def _box(row: Row) -> Box:
+    return Box(row["bbox_x1"] - 1, row["bbox_y1"] - 1, row["bbox_x2"], row["bbox_y2"])
+
+
+def _read(file: Path, variable: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(loadmat(file, squeeze_me=True)[variable])
+    except Exception as error:  # scipy raises anything for files that are none of Matlab's
+        raise DataError(f"{file} cannot be read as a Matlab file with '{variable}': {error}") from error
+
+
+def _rows(file: Path) -> list[Row]:
+    """The annotations by their field names: their order differs between releases."""
+    table = np.atleast_1d(_read(file, "annotations"))
+    fields = table.dtype.names or ()
+    if not {"fname", "class"} <= set(fields):
+        raise DataError(
+            f"{file} has no field 'class' (it has {', '.join(fields)}): these are annotations without labels"
+        )
+    return [{name: row[name] if name == "fname" else int(row[name]) for name in fields} for row in table]
+
+
+def _test_annotations(place: Path) -> Path:
+    name = "cars_test_annos_withlabels.mat"
+    for file in (place / name, place / "devkit" / name):
+        if file.is_file():
+            return file
+    raise DataError(
+        f"{place} has no {name}, the labels of the test images; set split: val for a part of the training images"
+    )
+
+
+def _images(place: Path, name: str) -> Path:
+    doubled = place / name / name
+    return doubled if doubled.is_dir() else place / name
+
+
+def _divided(rows: list[Row], val_share: float) -> dict[str, list[Row]]:
+    """Train and val. In each class the files come in the order of their digests, and the first ones are val."""
+    by_class: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_class[row["class"]].append(row)
+    parts: dict[str, list[Row]] = {"train": [], "val": []}
+    for label in sorted(by_class):
+        files = sorted(by_class[label], key=lambda row: hashlib.sha256(row["fname"].encode()).digest())
+        count = round(val_share * len(files))
+        parts["val"] += files[:count]
+        parts["train"] += files[count:]
+    return parts
