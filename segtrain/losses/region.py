@@ -56,9 +56,10 @@ def lovasz(
     Berman et al., "The Lovász-softmax loss", CVPR 2018.
     """
     p, t, valid = _probabilities(logits, target, link, ignore_index)
-    error = torch.where(valid, (t - p).abs(), -1.0).flatten(2)  # what is left out comes last and adds nothing
+    error = torch.where(valid, (t - p).abs(), -1.0)  # what is left out comes last and adds nothing
+    error, t = error.unsqueeze(-1).flatten(2), t.unsqueeze(-1).flatten(2)  # a sample is an image of one pixel
     error, order = error.sort(dim=2, descending=True)
-    label = t.flatten(2).gather(2, order)
+    label = t.gather(2, order)
     counted = ~(error < 0)
     labelled = label.sum(2, keepdim=True)
     union = labelled + ((1 - label) * counted).cumsum(2)
