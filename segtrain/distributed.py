@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,80 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """A new tensor with the largest `value` of all ranks, on every rank."""
+    if world_size() == 1:
+        return value.detach()
+    largest = value.detach().clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
+class Taken(NamedTuple):
+    """What `take_largest` took."""
+
+    share: Tensor  # float64, of each entry's `available`
+    threshold: Tensor  # [G] the smallest score that was taken from; NaN in a group that gives nothing
+
+
+def take_largest(
+    scores: Tensor, available: Tensor, amount: Tensor, group: Tensor | None = None, *, over_ranks: bool = True
+) -> Taken:
+    """Take `amount` (float64 [G]) of what is `available` (float64, like `scores`) from each group's largest scores.
+
+    Entries tied at the threshold give the same part of what they have, so exactly `amount` is taken, whatever the
+    order of the entries. NaN ranks above infinity. `group` (int64, like `scores`) tells the group of each entry,
+    None: all are in the only one; a group extends over all ranks unless `over_ranks` is False. A group must have
+    `amount` to give.
+
+    Radix selection on the bits of the scores: float32 takes three histograms and as many all-reduces of 16 KiB,
+    float64 six. Nothing is read on the host.
+    """
+    keys = _ordered(scores)
+    groups = amount.numel()
+    threshold = torch.zeros_like(amount, dtype=torch.int64)
+    open_, missing, tied = available, amount, amount
+    high = top = 32 if scores.dtype == torch.float32 else 64
+    while high:
+        width = min(_DIGIT, high)
+        high -= width
+        sign = 1 << (width - 1) if high + width == top else 0  # the first digit is signed
+        digit = ((keys >> high) + sign) & ((1 << width) - 1)
+        slot = digit if group is None else digit + (group << width)
+        counts = torch.zeros(groups << width, dtype=torch.float64, device=scores.device)
+        counts = counts.scatter_add(0, slot.flatten(), open_.flatten())
+        counts = (sum_over_ranks(counts) if over_ranks else counts).view(groups, -1)
+        from_here_up = counts.flip(1).cumsum(1).flip(1)
+        found = ((from_here_up >= missing[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
+        tied = counts.gather(1, found)[:, 0]
+        missing = missing - (from_here_up - counts).gather(1, found)[:, 0]
+        threshold = threshold + ((found[:, 0] - sign) << high)
+        open_ = torch.where(digit == _of(found[:, 0], group), open_, 0.0)
+    part = (missing / torch.where(tied > 0, tied, 1.0)).clamp(0, 1)
+    at = _of(threshold, group)
+    share = available * torch.where(keys > at, 1.0, torch.where(keys == at, _of(part, group), 0.0))
+    return Taken(share, _unordered(threshold, scores.dtype))
+
+
+_DIGIT = 11  # bits per histogram
+
+
+def _of(per_group: Tensor, group: Tensor | None) -> Tensor:
+    return per_group[0] if group is None else per_group[group]
+
+
+def _ordered(scores: Tensor) -> Tensor:
+    """int64 that order as the scores do; all zeros are equal, all NaN are equal and above infinity."""
+    plain = scores.masked_fill(scores == 0, 0.0).masked_fill(scores.isnan(), torch.nan)
+    bits = plain.view(torch.int32 if scores.dtype == torch.float32 else torch.int64)
+    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits).long()
+
+
+def _unordered(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    bits = keys.to(torch.int32 if dtype == torch.float32 else torch.int64)
+    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits).view(dtype)
 
 
 def _device(wanted: str, local_rank: int | None) -> torch.device:

@@ -25,7 +25,9 @@ Steps = Annotated[int, Duration]
 
 def fraction(step: int, start: int, end: int) -> float:
     """How much of the way from `start` to `end` is done at `step`, in [0, 1]; `start == end` is a jump to 1."""
-    return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
+    if step >= end:
+        return 1.0
+    return 0.0 if step <= start else (step - start) / (end - start)
 
 
 def check_span(start: int, end: int) -> None:

@@ -1,12 +1,14 @@
-"""What flows through a criterion: `logits → LossMap → Reduced → Loss`."""
+"""What flows through a criterion: `logits → LossMap → Selection → Reduced → Loss`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.task import Link
 
 
@@ -15,8 +17,16 @@ class LossMap(NamedTuple):
 
     value: Tensor  # differentiable; float32 (float64 for float64 logits), 0 where not valid
     weight: Tensor  # what it counts for in a mean (class weight), 0 where not valid
-    hardness: Tensor  # detached score to rank by: the unweighted, unsmoothed loss
+    hardness: Tensor  # detached score to rank by: the unweighted, unsmoothed loss; 0 where not valid
     valid: Tensor  # bool: target is not ignored and its class weight is > 0
+
+
+class Selection(NamedTuple):
+    """Which entries of a map are kept."""
+
+    share: Tensor  # float64 [B, *] in [0, 1]; less than 1 only where entries tie at the threshold
+    threshold: Tensor  # the smallest hardness kept from, one per group with something valid, NaN for the others
+    logs: dict[str, Tensor]  # sums and counts on this rank, never means
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,7 @@ class Reduced:
     """A mean that is not divided yet, so that it can be taken over ranks and micro-batches."""
 
     total: Tensor  # Σ share·value on this rank, differentiable
-    count: Tensor  # Σ share·weight on this rank
-    logs: dict[str, Tensor]  # sums and counts on this rank, never means
+    count: Tensor  # Σ share·weight on this rank, float64
 
 
 class Loss(NamedTuple):
@@ -42,8 +51,37 @@ class PixelLoss(Protocol):
 
     def __call__(self, logits: Tensor, target: Tensor) -> LossMap: ...
 
+    def weigh(self, target: Tensor) -> Tensor:
+        """The `weight` of the map, [B, *], known without the logits."""
+
+
+class RegionLoss(Protocol):
+    """A loss of a whole region (image, batch): no pixel has a value of its own, so it cannot be mined."""
+
+    link: Link
+    name: str
+
+    def __call__(self, logits: Tensor, target: Tensor, *, over_ranks: bool = True) -> Reduced: ...
+
+    def mass(self, target: Tensor) -> Tensor:
+        """What this batch counts for beside others of the same step, float64 scalar."""
+
 
 class Reduction(Protocol):
-    """From a map to its sums over the pixels it keeps. It never knows which loss it reduces."""
+    """Says which entries of a map are kept. It never knows which loss it reduces."""
 
-    def __call__(self, losses: LossMap, step: int) -> Reduced: ...
+    def __call__(
+        self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True
+    ) -> Selection: ...
+
+
+def reduced(losses: LossMap, share: Tensor) -> Reduced:
+    """The sums of the kept part of a map."""
+    return Reduced((losses.value * share.to(losses.value.dtype)).sum(), (losses.weight * share).sum())
+
+
+def divide(totals: Tensor, counts: Tensor, *, over_ranks: bool = True) -> Tensor:
+    """The means Σ total / Σ count over all ranks as each must return them: they average to the mean. No count: 0."""
+    if over_ranks:
+        counts = sum_over_ranks(counts) / world_size()
+    return totals / torch.where(counts > 0, counts, 1.0).to(totals.dtype)

@@ -1,0 +1,334 @@
+"""From a configuration to objects: the only module that knows both."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import segtrain.data
+import segtrain.losses
+import segtrain.models
+from segtrain import distributed
+from segtrain.checkpoint import read_weights
+from segtrain.config import Component, Config, Share, Source
+from segtrain.data.dataset import Dataset
+from segtrain.data.loading import TrainLoader, train_loader, val_loader
+from segtrain.errors import ConfigError, UserError
+from segtrain.evaluator import Evaluator
+from segtrain.finite import FiniteGuard
+from segtrain.learner import Learner
+from segtrain.losses.criterion import Criterion, as_criterion
+from segtrain.optim import parameter_groups
+from segtrain.precision import Precision, precision
+from segtrain.registry import CRITERIA, MODELS, OPTIMIZERS, PIXEL_LOSSES, REGION_LOSSES, SCHEDULES, TRANSFORMS, Registry
+from segtrain.schedule import Schedule, between, constant, linear, product
+from segtrain.task import Batch, Task
+from segtrain.trainer import Every
+
+PACKAGES = (segtrain.losses, segtrain.data, segtrain.models)  # every module in them registers what it has
+MODULES = ("segtrain.schedule", "segtrain.optim")
+
+
+def register_components(modules: Sequence[str] = ()) -> None:
+    """Fill the registries: with what comes along, then with a user's own modules."""
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    for name in MODULES:
+        importlib.import_module(name)
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"--import {name}: {error}; it has to be importable from here (see PYTHONPATH)"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Smaller runs for trying things out: the first samples of each split, or a handful to learn by heart."""
+
+    train: int | None = None
+    val: int | None = None
+    overfit: int | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to start."""
+
+    config: Config
+    task: Task
+    train: Dataset
+    val: Dataset
+    loader: TrainLoader
+    learner: Learner
+    evaluator: Evaluator
+    steps: int
+    every: Every
+    memory_format: torch.memory_format
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per optimizer step over all ranks."""
+        return self.loader.batch_size * distributed.world_size() * self.config.train.accumulate
+
+
+def build(config: Config, source: Source, device: torch.device, limits: Limits = Limits()) -> Built:
+    """Everything that `config` names, on `device`. Raises UserError with the place in the configuration."""
+    seed_everything(config.seed)
+    maker = Maker(source)
+    train, val = datasets(config, maker, limits)
+    task = train.labels.task(config.task)
+    maker.context[TRANSFORMS] = (task.ignore_index,)
+    loader = train_loader(
+        train,
+        [] if limits.overfit else [maker.make(transform) for transform in config.data.augment],
+        batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
+    steps = run_length(config, loader)
+    maker.run_for(steps)
+    for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
+        maker.context[registry] = (task,)
+    criterion = as_criterion(maker.make(config.criterion), task).to(device)
+    maker.context[MODELS] = (task.channels(criterion.link),)
+    accuracy = precision(config.train.amp, device)
+    learner = make_learner(config, maker, criterion, accuracy)
+    evaluator = make_evaluator(config, val, task, criterion, accuracy)
+    every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
+    layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
+    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout)
+
+
+class Maker:
+    """Calls factories: nested components first, durations made steps, errors given their place in the configuration."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.run = 0
+        self.context: dict[Registry, tuple[Any, ...]] = {}  # what each registry's factories take by position
+
+    def run_for(self, steps: int) -> None:
+        """The length of the run, once it is known; durations need it."""
+        self.run = steps
+        self.context[SCHEDULES] = (steps,)
+
+    def make(self, component: Component) -> Any:
+        """The object that `component` names."""
+        keys = {key: self._value(value) for key, value in component.params.items()}
+        with self.at(component.path):
+            return component.registry[component.name](*self._positional(component), **keys)
+
+    def steps(self, duration: int | Share) -> int:
+        """A duration in optimizer steps; a share of the run is at least one step."""
+        return max(1, round(duration * self.run)) if isinstance(duration, Share) and duration > 0 else int(duration)
+
+    @contextmanager
+    def at(self, path: str) -> Iterator[None]:
+        """Errors inside are reported at `path` of the configuration."""
+        try:
+            yield
+        except ConfigError:
+            raise
+        except UserError as error:
+            raise type(error)(*(f"{self.source.where(path)}: {path}: {text}" for text in error.messages)) from error
+        except ValueError as error:
+            raise ConfigError(f"{self.source.where(path)}: {path}: {error}") from error
+
+    def _positional(self, component: Component) -> tuple[Any, ...]:
+        return self.context.get(component.registry, ())
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, Component):
+            return self.make(value)
+        if isinstance(value, Share):
+            return self.steps(value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._value(item) for item in value)
+        if isinstance(value, Mapping):
+            return {key: self._value(item) for key, item in value.items()}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: self._value(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return dataclasses.replace(value, **fields)
+        return value
+
+
+def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dataset]:
+    """The training and the validation set, which must agree on the classes."""
+    train, val = maker.make(config.data.train), maker.make(config.data.val)
+    for split, dataset in (("train", train), ("val", val)):
+        if dataset.kind != config.task:
+            raise ConfigError(
+                f"{maker.source.where(f'data.{split}.name')}: data.{split} is a {dataset.kind} set, but task is "
+                f"{config.task}; choose another dataset or task: {dataset.kind}"
+            )
+    if train.labels.names != val.labels.names:
+        raise ConfigError(
+            f"{maker.source.where('data.val')}: data.val has the classes {', '.join(val.labels.names)}, data.train has "
+            f"{', '.join(train.labels.names)}; both need the same, in the same order"
+        )
+    if limits.overfit:
+        return First(train, limits.overfit), First(train, limits.overfit)
+    return (
+        First(train, limits.train) if limits.train else train,
+        First(val, limits.val) if limits.val else val,
+    )
+
+
+class First:
+    """The first samples of a dataset."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self.dataset = dataset
+        self.labels, self.kind = dataset.labels, dataset.kind
+        self.count = min(count, len(dataset))
+        self.path = dataset.path
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+def run_length(config: Config, loader: TrainLoader) -> int:
+    """Optimizer steps of the whole run."""
+    if config.train.steps is not None:
+        return config.train.steps
+    return math.ceil((config.train.epochs or 0) * loader.batches_per_epoch / config.train.accumulate)
+
+
+def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: Precision) -> Learner:
+    """Model, optimizer, learning rate and what else a step changes."""
+    device = accuracy.device
+    model: nn.Module = maker.make(config.model).to(device)
+    if channels_last(config, device):
+        model = model.to(memory_format=torch.channels_last)
+    with maker.at("optimizer"):
+        params = config.optimizer.component.params
+        groups = parameter_groups(
+            model,
+            lr=params["lr"],
+            weight_decay=params.get("weight_decay", 0.0),
+            encoder_lr=config.optimizer.encoder_lr,
+            no_decay=config.optimizer.no_decay,
+        )
+        maker.context[OPTIMIZERS] = (groups,)
+        optimizer = maker.make(config.optimizer.component)
+    ema = config.train.ema
+    return Learner(
+        model,
+        criterion,
+        optimizer,
+        learning_rate(config, maker),
+        precision=accuracy,
+        clip_norm=config.optimizer.clip_norm,
+        ema=ModelEmaV3(model, decay=ema.decay, use_warmup=True, warmup_power=0.75) if ema else None,
+        guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
+        forward=wrapped(model, config, device),
+    )
+
+
+def wrapped(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+    """The module whose forward pass trains: compiled if asked, exchanging gradients if there are other ranks."""
+    forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
+    if distributed.world_size() == 1:
+        return forward
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+
+
+def learning_rate(config: Config, maker: Maker) -> Schedule:
+    """The factor on every group's learning rate: a line up during the warm-up, times the decay to its final share."""
+    if config.schedule is None:
+        return constant()
+    decay = between(1.0, config.schedule.final, maker.make(config.schedule.component))
+    warmup = maker.steps(config.schedule.warmup)
+    if not warmup:
+        return decay
+    rise = linear(start=0, end=warmup)
+    return product([lambda step: rise(step + 1), decay])  # the first step already moves
+
+
+def make_evaluator(config: Config, val: Dataset, task: Task, criterion: Criterion, accuracy: Precision) -> Evaluator:
+    """The evaluation of the run, with some images of the validation set, chosen by the seed, as probes."""
+    loader = val_loader(
+        val,
+        batch_size=config.data.val_batch_size or config.data.batch_size,
+        workers=config.data.workers,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
+    chosen = random.Random(config.seed).sample(range(len(val)), min(config.log.pictures, len(val)))
+    probes = [batch_of_one(val, index) for index in chosen] if distributed.is_main() else []
+    return Evaluator(loader, task, criterion, precision=accuracy, probes=probes)
+
+
+def batch_of_one(dataset: Dataset, index: int) -> Batch:
+    """One sample as a batch."""
+    sample = dataset[index]
+    image = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)[None]
+    return Batch(image, torch.from_numpy(np.asarray(sample.target))[None], (sample.id,))
+
+
+def channels_last(config: Config, device: torch.device) -> bool:
+    """`auto` is on for GPUs."""
+    wanted = config.train.channels_last
+    return device.type == "cuda" if wanted == "auto" else wanted
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators; ranks share the seed, so that their weights start equal."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - third-party code still draws from the global generator
+    torch.manual_seed(seed)
+
+
+def load_weights(learner: Learner, path: Path, skip: Sequence[str] = ()) -> None:
+    """Start from the weights of a checkpoint, and from nothing else of it; `skip` names (`net.head.*`) start anew.
+
+    Raises ConfigError naming what is missing, left over or of another shape.
+    """
+    weights, state = read_weights(path), learner.model.state_dict()
+    skipped = {name for name in state if any(fnmatch(name, pattern) for pattern in skip)}
+    if skip and not skipped:
+        raise ConfigError(
+            f"--init-skip {' '.join(skip)}: matches no parameter; they are called like {next(iter(state))}"
+        )
+    wrong = [
+        f"{name} is {_shape(weights, name)} in the file and {_shape(state, name)} in the model"
+        for name in (weights.keys() | state.keys()) - skipped
+        if _shape(weights, name) != _shape(state, name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"--init {path}: {len(wrong)} of {len(state)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}. "
+            "Use weights of the same model, or start those parts anew with --init-skip 'net.segmentation_head.*'"
+        )
+    learner.model.load_state_dict({**state, **{name: weights[name] for name in state.keys() - skipped}})
+    if learner.ema is not None:
+        learner.ema.set(learner.model)  # type: ignore[no-untyped-call]
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:
+    return str(tuple(state[name].shape)) if name in state else "absent"

@@ -1,0 +1,317 @@
+"""Checkpoints that are either whole or refused.
+
+A checkpoint is what `torch.save` writes, an uncompressed zip archive, with one line as the archive's comment: the
+format version and the SHA-256 of everything before it. `torch.load` and every zip tool read it as any other archive.
+It holds plain values only (tensors, numbers, strings, lists, tuples and dicts of them): loading never runs code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import re
+import shutil
+import struct
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segtrain.errors import CheckpointError, UserError
+
+FORMAT = 1
+_SEALED_BY = b"segtrain checkpoint, format %04d, sha256 "
+_SEAL = re.compile(rb"segtrain checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})")
+_SEAL_SIZE = len(_SEALED_BY % FORMAT) + 64
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
+_STEP_FILE = re.compile(r"step-(\d+)\.pt")
+_OUR_TEMPORARY = re.compile(r"(last|best|step-\d+)\.pt\.tmp")
+
+
+class DiskFullError(UserError):
+    """There is no room for a checkpoint. The previous one is untouched."""
+
+    exit_code = 74
+
+
+class Found(NamedTuple):
+    """The newest valid checkpoint of a directory and what was wrong with newer ones."""
+
+    path: Path
+    state: dict[str, Any]
+    damaged: tuple[CheckpointError, ...]
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write `state` so that `path` holds, at every instant and after a crash, the previous content or the new one.
+
+    Tensors are stored as CPU tensors. Raises ValueError with the key path for a value that could be written but not be
+    read back, and DiskFullError.
+    """
+    path = Path(path)
+    archive = _sealed(_plain(state, "state"))
+    with _replacing(path, len(archive)) as temporary, open(temporary, "wb") as file:
+        file.write(archive)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The state in `path`, on the CPU. Raises CheckpointError unless the file is, bit by bit, what `save` wrote."""
+    path = Path(path)
+    with _opened(path) as file:
+        _verify(path, file)
+        return _unpickled(path, file)
+
+
+def newest_valid(directory: str | Path) -> Found:
+    """`last.pt`, or the newest `step-*.pt` where it is damaged. Raises CheckpointError if none can be read."""
+    directory = Path(directory)
+    damaged: list[CheckpointError] = []
+    for path in [path for path in [directory / "last.pt"] if path.exists()] + _step_files(directory):
+        try:
+            return Found(path, load(path), tuple(damaged))
+        except CheckpointError as error:
+            damaged.append(error)
+    if damaged:
+        raise CheckpointError(*(message for error in damaged for message in error.messages))
+    raise CheckpointError(f"{directory}: no checkpoint here; expected last.pt or step-*.pt")
+
+
+def link(source: str | Path, name: str | Path) -> None:
+    """Let `name` be the content of `source` too, atomically, without a second copy where the file system can."""
+    with _replacing(Path(name), os.path.getsize(source)) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+
+
+def prune(directory: str | Path, keep: int) -> list[str]:
+    """Delete all `step-*.pt` older than the `keep` newest valid ones, and nothing else. Returns what went wrong."""
+    problems: list[str] = []
+    valid = 0
+    for path in _step_files(Path(directory)):
+        if valid >= keep:
+            try:
+                path.unlink()
+            except OSError as error:
+                problems.append(f"{path}: cannot be deleted: {error.strerror}")
+        elif _is_valid(path):
+            valid += 1
+    return problems
+
+
+def remove_temporaries(directory: str | Path) -> None:
+    """Delete what an interrupted `save` left. Only while nothing else writes there."""
+    for path in Path(directory).glob("*.tmp"):
+        if _OUR_TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def require_space(directory: str | Path, needed: int) -> None:
+    """Raise DiskFullError unless `needed` bytes are free in `directory`."""
+    if shutil.disk_usage(directory).free < needed:
+        raise _disk_full(Path(directory), needed)
+
+
+def size_of(state: Any) -> int:
+    """About how many bytes `save` would write: those of the tensors."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(size_of(value) for value in values)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Name → tensor of a file of weights: safetensors, a state dict of torch, or a checkpoint of any trainer.
+
+    Only tensors are ever read from it. Raises CheckpointError.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        if path.suffix == ".safetensors":
+            try:
+                return dict(load_file(path))
+            except SafetensorError as error:
+                raise CheckpointError(f"{path}: {_what_it_is(file)} ({error})") from error
+        if _seal(file):
+            _verify(path, file)
+        state: Any = _unpickled(path, file)
+    state = next((state[key] for key in _WEIGHT_KEYS if isinstance(state.get(key), Mapping)), state)
+    weights = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise CheckpointError(f"{path}: holds no weights; its keys are {', '.join(map(str, list(state)[:8]))}")
+    return weights
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy of `value` that loads again under weights_only; tensors are not copied but detached and on the CPU."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind is Tensor and value.layout == torch.strided:
+        return value.detach().cpu()
+    if kind in (list, tuple):
+        return kind(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if kind in (dict, OrderedDict):
+        for key in value:
+            if type(key) not in (str, int):
+                raise ValueError(f"{where} has the key {key!r}, a {type(key).__name__}; only str and int can be keys")
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise ValueError(
+        f"{where} is a {kind.__module__}.{kind.__qualname__}; a checkpoint holds only tensors, None, bool, int, float, "
+        "str, and lists, tuples and dicts of them; convert it first"
+    )
+
+
+def _sealed(state: Any) -> memoryview:
+    # in memory, because torch.save hides a full disk when it writes the file itself
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(-2, os.SEEK_END)  # the length of the archive's comment, so far 0
+    buffer.write(struct.pack("<H", _SEAL_SIZE))
+    buffer.write(_SEALED_BY % FORMAT)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    buffer.write(digest.encode())
+    return buffer.getbuffer()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, size: int) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` at the end, or is removed if anything goes wrong."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise _disk_full(path, size) from error
+        raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _seal(file: BinaryIO) -> re.Match[bytes] | None:
+    """The last line of what `save` wrote: format version, checksum."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _SEAL_SIZE))
+    return _SEAL.fullmatch(file.read())
+
+
+def _verify(path: Path, file: BinaryIO) -> None:
+    """Raise CheckpointError unless `file` is, bit by bit, what `save` wrote."""
+    seal, size = _seal(file), file.seek(0, os.SEEK_END)
+    if seal is None:
+        raise CheckpointError(f"{path}: {_what_it_is(file)}")
+    if int(seal[1]) > FORMAT:
+        raise CheckpointError(
+            f"{path}: written by a newer segtrain (checkpoint format {int(seal[1])}, this one reads up to {FORMAT}); "
+            "update segtrain"
+        )
+    file.seek(0)
+    if _sha256(file, size - 64) != seal[2].decode():
+        raise CheckpointError(
+            f"{path}: damaged, its content does not match its checksum; use another checkpoint or copy it again"
+        )
+
+
+def _unpickled(path: Path, file: BinaryIO) -> dict[str, Any]:
+    size = file.seek(0, os.SEEK_END)
+    try:
+        if zipfile.is_zipfile(file):
+            members = zipfile.ZipFile(file).infolist()
+            if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+                raise CheckpointError(f"{path}: a compressed archive; weights are never compressed, so it is refused")
+        file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to load unsafely
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file makes the readers raise
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden is None:
+            raise CheckpointError(f"{path}: {_what_it_is(file)}") from error
+        raise CheckpointError(
+            f"{path}: refused, it asks for {forbidden[1]}; only tensors and plain values can be loaded safely"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def _what_it_is(file: BinaryIO) -> str:
+    file.seek(0)
+    head = file.read(512)
+    if not head:
+        return "empty (0 bytes); the disk was full or a copy was interrupted"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself; fetch it with: git lfs pull"
+    if head.lstrip().startswith(b"<"):
+        return "an HTML or XML page, not a checkpoint; the download went wrong"
+    if head.startswith(b"PK"):
+        return "incomplete, or not a checkpoint of segtrain"
+    return "neither a checkpoint nor a file of weights"
+
+
+def _is_valid(path: Path) -> bool:
+    try:
+        with _opened(path) as file:
+            _verify(path, file)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _step_files(directory: Path) -> list[Path]:
+    """Newest first."""
+    numbered = [(int(match[1]), path) for path in directory.glob("*") if (match := _STEP_FILE.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def _sha256(file: BinaryIO, size: int) -> str:
+    digest = hashlib.sha256()
+    while size > 0 and (chunk := file.read(min(size, 1 << 20))):
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    """A rename is durable only when its directory has reached the disk."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_full(path: Path, needed: int) -> DiskFullError:
+    folder = path if path.is_dir() else path.parent
+    free = shutil.disk_usage(folder).free
+    return DiskFullError(
+        f"No space left on device: {path} needs {needed:,} bytes, {free:,} are free in {folder}; "
+        "the previous checkpoint is untouched. Free some space, then go on with --resume auto"
+    )

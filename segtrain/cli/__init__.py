@@ -1,0 +1,26 @@
+"""The commands. `segtrain <command>` is the same as `tools/<command>.py`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {"train": "train a model from a configuration"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. A command is imported when it is named, so that help is quick."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        module = importlib.import_module(f"segtrain.cli.{arguments[0]}")
+        code: int = module.main(arguments[1:])
+        return code
+    if arguments == ["--version"]:
+        from segtrain import __version__
+
+        print(f"segtrain {__version__}")
+        return 0
+    print("usage: segtrain <command> [options]   (segtrain <command> --help)\n")
+    print("\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items()))
+    return 0 if arguments in ([], ["-h"], ["--help"]) else 2

@@ -1,0 +1,55 @@
+"""What a run says of itself before it starts."""
+
+from __future__ import annotations
+
+import torch
+
+from segtrain import __version__, distributed
+from segtrain.build import Built
+from segtrain.config import Source
+from segtrain.run import RunDirectory
+
+
+def banner(built: Built, source: Source, run: RunDirectory | None, labels: str) -> dict[str, str]:
+    """Lines by their first word: versions and device, data, model, the label check, where it is written."""
+    lines = {
+        "run": " · ".join(_machine(built, source)),
+        "data": " · ".join(_data(built)),
+        "model": " · ".join(_model(built)),
+        "check": labels,
+    }
+    if run is not None:
+        lines["where"] = f"{run.path} · tensorboard --logdir {run.path.parent}"
+    return lines
+
+
+def _machine(built: Built, source: Source) -> list[str]:
+    precision = built.learner.precision
+    on_cpu = precision.device.type == "cpu"
+    device = f"cpu ({torch.get_num_threads()} threads)" if on_cpu else torch.cuda.get_device_name(precision.device)
+    amp = precision.amp if precision.dtype else "fp32"
+    return [f"segtrain {__version__}", source.path.stem, f"torch {torch.__version__}", device, amp]
+
+
+def _data(built: Built) -> list[str]:
+    config, task, world = built.config, built.task, distributed.world_size()
+    batch = f"batch {config.data.batch_size}"
+    if built.global_batch != config.data.batch_size:
+        batch += f" x {world} ranks x {config.train.accumulate} accumulated = {built.global_batch}"
+    epochs = built.steps * config.train.accumulate / built.loader.batches_per_epoch
+    return [
+        f"train {len(built.train):,}",
+        f"val {len(built.val):,}",
+        f"{task.num_classes} classes, ignore {task.ignore_index}",
+        batch,
+        f"{built.steps:,} steps = {epochs:.3g} epochs",
+        f"seed {config.seed}",
+    ]
+
+
+def _model(built: Built) -> list[str]:
+    model, criterion = built.config.model, built.config.criterion
+    names = [str(model.params[key]) for key in ("arch", "encoder") if key in model.params] or [model.name]
+    millions = sum(p.numel() for p in built.learner.model.parameters()) / 1e6
+    mined = f" top_p {criterion.params['top_p']}" if "top_p" in criterion.params else ""
+    return [" / ".join(names), f"{millions:.1f} M parameters", f"criterion {criterion.name}{mined}"]

@@ -1,0 +1,247 @@
+"""What `segtrain train` does once its flags are read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segtrain import checkpoint, distributed
+from segtrain.build import Built, Limits, build, load_weights, register_components
+from segtrain.cli.banner import banner
+from segtrain.config import Config, Source, load
+from segtrain.config.writer import plain_config
+from segtrain.data.check import check_labels
+from segtrain.errors import ConfigError
+from segtrain.observers.console import Console
+from segtrain.observers.files import Files
+from segtrain.observers.observer import Observer
+from segtrain.observers.tensorboard import TensorBoard
+from segtrain.resume import Start, changes, choose
+from segtrain.trainer import Best, Interrupted, Trainer
+
+QUICK_CHECK = 64  # label files looked at before every run
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def train(args: argparse.Namespace) -> int:
+    """The whole job; returns the exit code."""
+    register_components(args.modules)
+    config, source = load(config_path(args), args.overrides)
+    start = choose(args.resume, args.run_dir, config.log.root, args.name or source.path.stem)
+    notes = changes(start.state["config"], plain_config(config), args.override_resume) if start.state else []
+    device = distributed.start(args.device)
+    try:
+        built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
+        if weights := args.init or config.init:
+            load_weights(built.learner, weights, args.init_skip)
+        labels = check(built, everything=args.check_data)
+        if args.dry_run:
+            return dry_run(built, source, labels)
+        return Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
+    finally:
+        distributed.stop()
+
+
+def config_path(args: argparse.Namespace) -> Path:
+    """The configuration that was named, or the one in the run that is resumed."""
+    if args.config is not None:
+        return Path(args.config)
+    resumed = Path(args.resume)
+    path = (resumed if resumed.is_dir() else resumed.parent.parent) / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"--resume {args.resume}: there is no {path}; give --config")
+    return path
+
+
+def check(built: Built, *, everything: bool) -> str:
+    """Look at labels before they cost a night; returns what to tell of it."""
+    if not distributed.is_main():
+        return ""
+    told = []
+    for split, dataset in (("train", built.train), ("val", built.val)):
+        told.append(f"{split}: {check_labels(dataset, len(dataset) if everything else QUICK_CHECK)}")
+    return " · ".join(told)
+
+
+def dry_run(built: Built, source: Source, labels: str) -> int:
+    """One step's work without its effect."""
+    for label, text in banner(built, source, None, labels).items():
+        print(f"{label:7}{text}")
+    batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
+    began = time.perf_counter()
+    with built.learner.precision.autocast():
+        logits = built.learner.forward(batch.image)
+    loss = built.learner.criterion(logits, batch.target, 0)
+    loss.value.backward()
+    print(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")
+    return 0
+
+
+class Job:
+    """One run in its directory: what is written, what is said, how it ends."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config: Config,
+        source: Source,
+        built: Built,
+        start: Start,
+        notes: list[str],
+        labels: str,
+    ) -> None:
+        self.args, self.config, self.source, self.built, self.start = args, config, source, built, start
+        self.run_dir, self.notes, self.labels = start.run, notes, labels
+        self.began = time.monotonic()
+        self.console: Console | None = None
+        self.trainer = Trainer(
+            built.learner,
+            built.loader,
+            steps=built.steps,
+            every=built.every,
+            accumulate=config.train.accumulate,
+            device=built.learner.precision.device,
+            memory_format=built.memory_format,
+            evaluate=built.evaluator,
+            judge_ema=config.validate.weights == "ema",
+            monitor=config.monitor,
+            save=self.save,
+        )
+
+    def run(self) -> int:
+        """Train; leave a status that tells the truth however it ends."""
+        if self.start.state is not None:
+            self.trainer.load_state_dict(self.start.state)
+        if distributed.is_main():
+            self.run_dir.start(self.source.to_yaml())
+            checkpoint.remove_temporaries(self.run_dir.checkpoints)
+            self.status("running")
+            self.trainer.observers = self.observers()
+        try:
+            with stoppable(self.trainer):
+                best = self.train()
+        except Interrupted as stop:
+            self.end("interrupted", f"stopped by signal {stop.signal}; --resume auto goes on from here")
+            return 130 if stop.signal == signal.SIGINT else 143
+        except BaseException as error:
+            self.end("failed", None, error=f"{type(error).__name__}: {error}")
+            raise
+        self.end("finished", self.farewell(best))
+        if distributed.is_main():
+            print(json.dumps(self.result("finished")))
+        return 0
+
+    def train(self) -> Best:
+        """The trainer's run, under the profiler if asked."""
+        if not self.args.profile:
+            return self.trainer.run()
+        self.trainer.steps = min(self.trainer.steps, self.trainer.learner.step + self.args.profile)
+        with torch.profiler.profile(record_shapes=False) as profile:
+            best = self.trainer.run()
+        path = self.run_dir.path / "profile.json"
+        profile.export_chrome_trace(str(path))
+        self.say(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
+        self.say(f"trace in {path} (open it in chrome://tracing or ui.perfetto.dev)")
+        return best
+
+    def observers(self) -> list[Observer]:
+        """The observers of the main rank, told what they need to know about the run."""
+        built, step, path = self.built, self.trainer.learner.step, self.run_dir.path
+        best = self.trainer.best
+        self.console = Console(
+            path / "log.txt",
+            steps=built.steps,
+            start_step=step,
+            steps_per_epoch=max(1, built.loader.batches_per_epoch // self.config.train.accumulate),
+            monitor=best.metric,
+            best=(best.value, best.step) if best.step >= 0 else None,
+            quiet=self.args.quiet,
+        )
+        self.console.banner(banner(built, self.source, self.run_dir, self.labels))
+        if self.start.checkpoint is not None:
+            self.console.line(f"resume from {self.start.checkpoint} at step {step}")
+        for note in self.notes:
+            self.console.line(f"       {note}")
+        texts = {"config": f"```yaml\n{self.source.to_yaml()}```"}
+        return [
+            self.console,
+            Files(path, built.task, start_step=step),
+            TensorBoard(path / "tb", built.task, start_step=step, texts=texts),
+        ]
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Publish a checkpoint: `best`, or a numbered one that `last` then means."""
+        folder = self.run_dir.checkpoints
+        task = self.built.task
+        complete = {
+            **state,
+            "config": plain_config(self.config),
+            "task": {"kind": task.kind, "classes": list(task.classes), "palette": [list(c) for c in task.palette]},
+        }
+        if name == "best":
+            checkpoint.save(folder / "best.pt", complete)
+        else:
+            numbered = folder / f"step-{self.trainer.learner.step}.pt"
+            checkpoint.save(numbered, complete)
+            checkpoint.link(numbered, folder / "last.pt")
+            for problem in checkpoint.prune(folder, self.config.checkpoint.keep_last):
+                self.say(f"warning: {problem}")
+        self.status("running")
+
+    def result(self, status: str) -> dict[str, Any]:
+        """The last line of a run."""
+        best = self.trainer.best
+        found = {best.metric: best.value, "step": best.step} if best.step >= 0 else None
+        return {"status": status, "best": found, "run": str(self.run_dir.path)}
+
+    def status(self, status: Any, **facts: Any) -> None:
+        """What `status.json` says now."""
+        best = self.trainer.best
+        found = {best.metric: best.value, "step": best.step} if best.step >= 0 else None
+        self.run_dir.write_status(status, step=self.trainer.learner.step, steps=self.built.steps, best=found, **facts)
+
+    def end(self, status: str, words: str | None, **facts: Any) -> None:
+        """Last words, on the main rank."""
+        if not distributed.is_main():
+            return
+        with contextlib.suppress(OSError):  # a full disk must not hide the reason
+            self.status(status, **facts)
+        if words:
+            self.say(words)
+        for observer in self.trainer.observers:
+            observer.close()
+
+    def farewell(self, best: Best) -> str:
+        """What the run came to, for people."""
+        minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
+        where = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
+        return f"done   {minutes}m{seconds:02d}s{where} · {self.run_dir.checkpoints / 'best.pt'}"
+
+    def say(self, text: str) -> None:
+        """To the user and the log."""
+        if self.console is not None:
+            self.console.line(text)
+
+
+@contextlib.contextmanager
+def stoppable(trainer: Trainer) -> Iterator[None]:
+    """The first signal lets the step finish and saves; a second one ends the process at once."""
+
+    def on_signal(number: int, _: object) -> None:
+        trainer.stop_signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,180 @@
+"""A model in training, and the one step that changes it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segtrain.distributed import sum_over_ranks
+from segtrain.finite import FiniteGuard
+from segtrain.losses.criterion import Criterion
+from segtrain.optim import by_name, load_by_name
+from segtrain.precision import Precision
+from segtrain.schedule import Schedule
+from segtrain.task import Batch
+
+Logs = dict[str, Tensor]
+
+
+class Learner:
+    """All that one optimizer step reads and changes; `state_dict` is complete, so a resumed run goes on exactly."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimizer: torch.optim.Optimizer,
+        lr: Schedule,
+        *,
+        precision: Precision,
+        clip_norm: float | None = None,
+        ema: ModelEmaV3 | None = None,
+        guard: FiniteGuard | None = None,
+        forward: nn.Module | None = None,
+    ) -> None:
+        self.model = model
+        self.forward = forward or model  # the same module, compiled or in DistributedDataParallel
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.lr = lr  # the factor on every group's base_lr
+        self.precision = precision
+        self.scaler = precision.scaler()
+        self.clip_norm = float("inf") if clip_norm is None else clip_norm
+        self.ema = ema
+        self.guard = guard or FiniteGuard()
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.step = 0  # finished optimizer steps: what every schedule is a function of
+        self.skipped = 0  # attempts that did not count (non-finite gradients)
+        self.logs: Logs = {}  # sums over the steps since they were last read, on the device
+
+    def update(self, batches: Sequence[Batch]) -> Tensor:
+        """One optimizer step over micro-batches; returns the logits of the last one."""
+        self.forward.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.lr(self.step)
+        for batch, share in zip(batches, self._shares(batches), strict=True):
+            with self._gradients_stay_local(batch is not batches[-1]):
+                with self.precision.autocast():
+                    logits: Tensor = self.forward(batch.image)
+                loss = self.criterion(logits, batch.target, self.step, share)
+                self.scaler.scale(loss.value).backward()
+            self._add(loss.logs)
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})
+        if self._takes_step(norm, batches):
+            self.step += 1
+            if self.ema is not None:
+                self.ema.update(self.model, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        return logits.detach()
+
+    def _shares(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
+        """Each micro-batch's part of the step, by the weight of its valid pixels; a step of one batch needs none."""
+        if len(batches) == 1:
+            return [None]
+        mass = sum_over_ranks(torch.stack([self.criterion.mass(batch.target) for batch in batches]))
+        return list(mass / mass.sum(0).clamp_min(torch.finfo(mass.dtype).tiny))
+
+    def _gradients_stay_local(self, local: bool) -> AbstractContextManager[Any]:
+        """Ranks exchange gradients once a step, with the last micro-batch."""
+        return self.forward.no_sync() if local and isinstance(self.forward, DistributedDataParallel) else nullcontext()
+
+    def _takes_step(self, norm: Tensor, batches: Sequence[Batch]) -> bool:
+        ids = tuple(i for batch in batches for i in batch.ids)
+        if not self.scaler.is_enabled():
+            if taken := self.guard.admits(norm, self.step, ids):
+                self._gate(norm)
+                self.optimizer.step()
+        else:
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)  # leaves the optimizer alone where a gradient is not finite
+            self.scaler.update()
+            taken = self.scaler.get_scale() >= before
+        self.skipped += not taken
+        return taken
+
+    def _gate(self, norm: Tensor) -> None:
+        """Fused optimizers look at a flag on the device and leave the weights alone, with no synchronisation."""
+        if self.optimizer.defaults.get("fused"):
+            self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+
+    def _add(self, logs: Mapping[str, Tensor]) -> None:
+        for name, value in logs.items():
+            value = value.detach().double()
+            self.logs[name] = self.logs[name] + value if name in self.logs else value
+
+    def read_logs(self) -> dict[str, float]:
+        """What the steps since the last call logged, as numbers over all ranks. Synchronises once."""
+        self.guard.check()
+        if not self.logs:
+            return {}
+        norm, updates = self.logs.pop("grad_norm"), self.logs.pop("updates")
+        names = list(self.logs)
+        totals = sum_over_ranks(torch.stack([self.logs[name] for name in names]))
+        *numbers, norm_mean = torch.cat([totals, (norm / updates)[None]]).tolist()
+        self.logs = {}
+        scalars: dict[str, float] = self.criterion.scalars(dict(zip(names, numbers, strict=True)))
+        scalars["train/grad_norm"] = norm_mean
+        for group in self.optimizer.param_groups:
+            scalars[f"optim/lr/{group['name']}"] = float(group["lr"])
+        if self.scaler.is_enabled():
+            scalars["train/loss_scale"] = self.scaler.get_scale()
+        if self.skipped:
+            scalars["train/skipped_steps"] = float(self.skipped)
+        return scalars
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, in plain values and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": by_name(self.optimizer, self.model),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "skipped": self.skipped,
+            "consecutive": self.guard.consecutive,
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`, on a learner built from the same configuration."""
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        load_by_name(self.optimizer, self.model, state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.guard.consecutive = state["consecutive"]
+        restore_rng(state["rng"])
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every global random generator, in plain values."""
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Set every global random generator to a state from `rng_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,273 @@
+"""Criteria: weighted terms → Loss. What a configuration names under `criterion` becomes one of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from segtrain.distributed import world_size
+from segtrain.losses import components
+from segtrain.losses.components import Regionwise
+from segtrain.losses.inspection import Inspection, inspect_mining
+from segtrain.losses.maps import Loss, PixelLoss, divide
+from segtrain.losses.mining import Hardest, Mean, Scope, Threshold, Warmup, hardest
+from segtrain.losses.pixel import Spread
+from segtrain.losses.targets import named_entries
+from segtrain.losses.terms import PixelTerms, RegionTerm, Weight, weight_at
+from segtrain.losses.weights import ClassWeights
+from segtrain.registry import CRITERIA
+from segtrain.schedule import Rise
+from segtrain.task import Link, Task
+
+
+class Criterion(nn.Module):
+    """A weighted sum of terms, each a mean over all ranks with its own denominator. It keeps no state.
+
+    `weights` holds the factors of each term's weight, in the order of the parts and their names.
+    """
+
+    def __init__(
+        self, task: Task, parts: Sequence[PixelTerms | RegionTerm], weights: Sequence[Sequence[Weight]] | None = None
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self._parts = nn.ModuleList(parts)
+        self.names = [name for part in parts for name in part.names]
+        self.weights = [tuple(factors) for factors in weights] if weights else [()] * len(self.names)
+        links = {part.link for part in parts}
+        if len(links) > 1:
+            raise ValueError(
+                "the terms of a criterion read the same logits, but some through a softmax and some through sigmoids; "
+                "expected one link (dice, jaccard, tversky, lovasz, l1 and mse take link: sigmoid)"
+            )
+        self.link: Link = links.pop()
+
+    @property
+    def parts(self) -> list[PixelTerms | RegionTerm]:
+        return cast("list[PixelTerms | RegionTerm]", list(self._parts))
+
+    def mass(self, target: Tensor) -> Tensor:
+        """Σ weight of the valid entries on this rank, float64, one for each term."""
+        return torch.stack([mass for part in self.parts for mass in part.mass(target)])
+
+    def forward(self, logits: Tensor, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
+        """The loss of a batch at `step`; every rank calls it, also with nothing valid (0, connected to the graph).
+
+        `share` [T] is this micro-batch's part of the mass of its step, for each term; None: it is the whole step.
+        A label out of range gives NaN, see `check_target`.
+        """
+        results = [part(logits, target, step) for part in self.parts]
+        sums = [one for result in results for one in result.sums]
+        weights = [weight_at(factors, step) for factors in self.weights]
+        means = divide(torch.stack([one.kept.total for one in sums]), torch.stack([one.kept.count for one in sums]))
+        shares = torch.ones_like(means) if share is None else share.to(means.dtype)
+        terms = [one * weight for one, weight in zip(means * shares, weights, strict=True)]
+        value = torch.stack(terms).sum()
+        logs = {"calls": torch.ones_like(value)} | self._entries(target)
+        for name, term, part, one, weight in zip(self.names, terms, shares, sums, weights, strict=True):
+            logs |= {f"loss/{name}": term, f"steps/{name}": part}
+            logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
+        for tag, result in zip(self._tags(), results, strict=True):
+            logs |= {f"{tag}/{key}": value for key, value in result.logs.items()}
+        return Loss(value, {key: log.detach().double() for key, log in logs.items()})
+
+    @torch.no_grad()
+    def plain(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
+        """Unmined sums of a batch on this rank, float64 [T, 2]: Σ weight·value, Σ weight. No other rank takes part.
+
+        For evaluation, where ranks see different numbers of batches; a region loss is that of each batch.
+        """
+        sums = [one for part in self.parts for one in part.plain(logits, target)]
+        weights = [weight_at(factors, step) for factors in self.weights]
+        totals = [one.total.double() * weight for one, weight in zip(sums, weights, strict=True)]
+        return torch.stack([torch.stack(totals), torch.stack([one.count for one in sums])], 1)
+
+    def scalars(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Tagged numbers from logs that were added up over ranks, micro-batches and any number of steps."""
+        terms = {name: _ratio(logs[f"loss/{name}"], logs[f"steps/{name}"]) for name in self.names}
+        all_means = [_ratio(logs[f"all_total/{name}"], logs[f"all_count/{name}"]) for name in self.names]
+        scalars = {"train/loss": sum(terms.values()), "train/loss_all": sum(all_means)}
+        if len(terms) > 1:
+            scalars |= {f"train/loss/{name}": mean for name, mean in terms.items()}
+        scalars["train/empty_batches"] = logs["empty"]
+        for tag, part in zip(self._tags(), self.parts, strict=True):
+            if part.mined:
+                mined = {key.removeprefix(f"{tag}/"): sum_ for key, sum_ in logs.items() if key.startswith(f"{tag}/")}
+                scalars |= {f"{tag}/{key}": number for key, number in _mining_scalars(mined, logs).items()}
+        return scalars
+
+    @torch.no_grad()
+    def inspect(self, logits: Tensor, target: Tensor, step: int) -> Inspection | None:
+        """What this rank alone would mine of a batch at `step`, None if nothing is mined. No other rank takes part.
+
+        Waits for the device: for log steps and pictures only. The first mined term is shown.
+        """
+        for part in self.parts:
+            if isinstance(part, PixelTerms) and part.mined:
+                maps, selection = part.select(logits, target, step, over_ranks=False)
+                return inspect_mining(maps[part.rank_by], selection, logits, target, self.task)
+        return None
+
+    def _entries(self, target: Tensor) -> dict[str, Tensor]:
+        named = named_entries(target, self.task.ignore_index)
+        valid = named.sum()
+        return {"pixels": torch.full_like(valid, named.numel()), "valid": valid, "empty": valid == 0}
+
+    def _tags(self) -> list[str]:
+        several = sum(part.mined for part in self.parts) > 1
+        return [f"mining/{part.names[0]}" if several else "mining" for part in self.parts]
+
+
+def as_criterion(component: PixelLoss | Regionwise | Criterion, task: Task) -> Criterion:
+    """A criterion of a single component: the plain mean of a pixel loss, a region loss; a criterion is itself."""
+    if isinstance(component, Criterion):
+        return component
+    if isinstance(component, Regionwise):
+        return Criterion(task, [RegionTerm(component, ALONE)])
+    return Criterion(task, [PixelTerms([component], [ALONE], Mean())])
+
+
+ALONE = "loss"  # the name of a term that has no other beside it
+
+
+@CRITERIA.register("mined")
+def mined(
+    task: Task,
+    *,
+    loss: Annotated[PixelLoss | Criterion, CRITERIA],
+    top_p: float,
+    warmup: Warmup = None,
+    scope: Scope = "batch",
+    skip_hardest: float = 0.0,
+    min_per_class: int = 0,
+    rank_by: str | None = None,
+) -> Criterion:
+    """The mean of a pixel loss over the hardest `top_p` of the valid pixels.
+
+    A weighted sum of pixel losses is mined as one: the term named `rank_by` selects the pixels of all.
+    """
+    return _mined(task, loss, hardest(top_p, warmup, scope, skip_hardest, min_per_class), rank_by)
+
+
+@CRITERIA.register("bootstrapped_ce")
+def bootstrapped_ce(
+    task: Task,
+    *,
+    top_p: float,
+    warmup: Warmup = None,
+    scope: Scope = "batch",
+    label_smoothing: float = 0.0,
+    spread: Spread = "all",
+    class_weights: ClassWeights = None,
+    skip_hardest: float = 0.0,
+    min_per_class: int = 0,
+) -> Criterion:
+    """Cross entropy of the hardest `top_p` of the valid pixels; they are ranked without weights and smoothing."""
+    loss = components.cross_entropy(task, class_weights=class_weights, label_smoothing=label_smoothing, spread=spread)
+    return _mined(task, loss, hardest(top_p, warmup, scope, skip_hardest, min_per_class))
+
+
+@CRITERIA.register("bootstrapped_bce_with_logits")
+def bootstrapped_bce_with_logits(
+    task: Task,
+    *,
+    top_p: float,
+    warmup: Warmup = None,
+    scope: Scope = "batch",
+    label_smoothing: float = 0.0,
+    pos_weight: list[float] | None = None,
+    class_weights: ClassWeights = None,
+    skip_hardest: float = 0.0,
+    min_per_class: int = 0,
+) -> Criterion:
+    """Binary cross entropy of the hardest `top_p` of the valid pixels: one channel, or each class against the rest."""
+    loss = components.bce_with_logits(
+        task, label_smoothing=label_smoothing, pos_weight=pos_weight, class_weights=class_weights
+    )
+    return _mined(task, loss, hardest(top_p, warmup, scope, skip_hardest, min_per_class))
+
+
+@CRITERIA.register("ohem")
+def ohem(
+    task: Task,
+    *,
+    threshold: float = 0.7,
+    min_kept: int = 10_000,
+    scope: Scope = "batch",
+    label_smoothing: float = 0.0,
+    class_weights: ClassWeights = None,
+) -> Criterion:
+    """Cross entropy of the pixels whose label has a probability below `threshold`, of at least `min_kept` per batch."""
+    loss = components.cross_entropy(task, class_weights=class_weights, label_smoothing=label_smoothing)
+    return _mined(task, loss, Threshold(threshold, min_kept, scope))
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """One term of a weighted sum; the weight is a number or a schedule."""
+
+    criterion: Annotated[Any, CRITERIA]
+    weight: float | Rise = 1.0
+
+
+@CRITERIA.register("weighted_sum")
+def weighted_sum(task: Task, *, terms: dict[str, WeightedTerm]) -> Criterion:
+    """Σ weight · criterion over named terms, each averaged with its own denominator; sums may hold sums."""
+    if not terms:
+        raise ValueError("weighted_sum without terms; expected at least one: terms: {ce: {criterion: {name: …}}}")
+    parts: list[PixelTerms | RegionTerm] = []
+    weights: list[tuple[Weight, ...]] = []
+    for name, term in terms.items():
+        if not callable(term.weight) and not 0 <= term.weight < math.inf:
+            raise ValueError(f"weight {term.weight} of term '{name}'; expected a number >= 0 or a schedule")
+        inner = as_criterion(term.criterion, task)
+        parts += [
+            part.renamed([name if old == ALONE else f"{name}/{old}" for old in part.names]) for part in inner.parts
+        ]
+        weights += [(term.weight, *factors) for factors in inner.weights]
+    return Criterion(task, parts, weights)
+
+
+def _mined(
+    task: Task, loss: PixelLoss | Criterion, reduction: Hardest | Threshold, rank_by: str | None = None
+) -> Criterion:
+    if task.kind == "classification" and reduction.scope == "image":
+        raise ValueError("scope 'image' in classification, where an image has one loss; expected 'batch' or 'rank'")
+    whole = as_criterion(loss, task)
+    losses: list[PixelLoss] = []
+    for part in whole.parts:
+        if isinstance(part, RegionTerm):
+            raise ValueError(
+                f"{part.loss.name} cannot be mined: it is a loss of a whole region, no pixel has a value of its own; "
+                "expected a pixel loss; add the region loss beside the mined one with weighted_sum"
+            )
+        if part.mined:
+            raise ValueError("a mined criterion cannot be mined again; expected a pixel loss or a sum of pixel losses")
+        losses += part.losses
+    if rank_by is None and len(whole.names) > 1:
+        raise ValueError(f"rank_by is missing; expected the term that ranks the pixels: {', '.join(whole.names)}")
+    if rank_by is not None and rank_by not in whole.names:
+        raise ValueError(f"rank_by '{rank_by}' is no term of the sum; expected one of {', '.join(whole.names)}")
+    index = whole.names.index(rank_by) if rank_by is not None else 0
+    return Criterion(task, [PixelTerms(losses, whole.names, reduction, index)], whole.weights)
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else 0.0
+
+
+def _mining_scalars(mined: Mapping[str, float], logs: Mapping[str, float]) -> dict[str, float]:
+    scalars = {
+        "top_p_effective": _ratio(mined["kept"], mined["valid"]),
+        "threshold": _ratio(mined["threshold"], mined["thresholds"]),
+        "loss_share": _ratio(mined["hardness_kept"], mined["hardness_all"]),
+        "kept_pixels": world_size() * _ratio(mined["kept"], logs["calls"]),
+        "valid_fraction": _ratio(mined["valid"], logs["pixels"]),
+        "max_image_share": _ratio(mined["largest_image"], mined["kept"]),
+    }
+    return scalars | ({"top_p_target": _ratio(mined["top_p"], logs["calls"])} if "top_p" in mined else {})

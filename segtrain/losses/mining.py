@@ -1,0 +1,212 @@
+"""Reductions: which entries of a loss map are kept. Mean keeps all, Hardest and Threshold mine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from segtrain.distributed import Taken, sum_over_ranks, take_largest
+from segtrain.losses.maps import LossMap, Selection
+from segtrain.schedule import Rise, Schedule, Steps, between
+
+Scope = Literal["batch", "rank", "image"]
+Warmup = Steps | Rise | None
+_ROUNDING = 1e-6  # p·n that is an integer but for rounding is that integer: 0.29·100 is 29
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Keeps every valid entry."""
+
+    def __call__(
+        self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True
+    ) -> Selection:
+        nothing = losses.hardness.new_zeros(0)
+        return Selection(losses.valid.double(), nothing, {})
+
+
+@dataclass(frozen=True)
+class Hardest:
+    """Keeps the hardest `fraction(step)` of the valid entries of each group.
+
+    Of n entries k = min(n, max(1, ⌊p·n + 1e-6⌋)) are kept; those tied at the threshold share what is left, so the
+    kept weight is exactly k. `scope` is the group: "batch" (this batch over all ranks), "rank" (of this process) or
+    "image". `skip_hardest` σ first drops the ⌊σ·n + 1e-6⌋ hardest finite entries, which are often wrong labels.
+    `min_per_class` m reserves the m hardest entries of each class present before the rest is filled up to k.
+    """
+
+    fraction: Schedule
+    scope: Scope = "batch"
+    skip_hardest: float = 0.0
+    min_per_class: int = 0
+
+    def __post_init__(self) -> None:
+        check_scope(self.scope)
+        if not 0 <= self.skip_hardest < 1:
+            raise ValueError(
+                f"skip_hardest {self.skip_hardest}; expected a share of the valid pixels, 0 <= skip_hardest < 1"
+            )
+        if isinstance(self.min_per_class, bool) or self.min_per_class < 0:
+            raise ValueError(f"min_per_class {self.min_per_class}; expected a number of pixels >= 0")
+
+    def __call__(
+        self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True
+    ) -> Selection:
+        p = check_share("the share of mined pixels", self.fraction(step))
+        groups = _Groups(losses, self.scope, over_ranks)
+        free = losses.valid.double()
+        n = groups.sum(free)
+        if p == 1 and not self.skip_hardest:
+            return groups.selection(free, groups.smallest(), n, p)
+        k = _count(p, n).clamp(min=1).minimum(n)
+        if self.skip_hardest:
+            finite = free * losses.hardness.isfinite()
+            dropped = _count(self.skip_hardest, n).minimum(groups.sum(finite))
+            free = free - groups.take(finite, dropped).share
+            k = k.minimum(groups.sum(free))
+        share = torch.zeros_like(free)
+        if self.min_per_class:
+            by_class = groups.by_class(target, num_classes)
+            reserve = by_class.sum(free).clamp(max=self.min_per_class)
+            share = by_class.take(free, reserve).share
+            k = (k - groups.sum(share)).clamp(min=0)
+        taken = groups.take(free - share, k)
+        return groups.selection(share + taken.share, taken.threshold, k, p)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keeps the valid entries whose label has a probability below `threshold`, but at least `min_kept` per group.
+
+    Online hard example mining as many code bases have it; here the mean is over what is kept, and exactly
+    max(min(n, min_kept), number below the threshold) entries are. A probability q stands for the loss -ln q.
+    """
+
+    threshold: float
+    min_kept: int
+    scope: Scope = "batch"
+
+    def __post_init__(self) -> None:
+        check_scope(self.scope)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold}; expected a probability between 0 and 1, for example 0.7")
+        if isinstance(self.min_kept, bool) or self.min_kept < 1:
+            raise ValueError(f"min_kept {self.min_kept}; expected a number of pixels >= 1")
+
+    def __call__(
+        self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True
+    ) -> Selection:
+        groups = _Groups(losses, self.scope, over_ranks)
+        free = losses.valid.double()
+        hard = groups.sum(free * ~(losses.hardness <= -math.log(self.threshold)))  # NaN is hard
+        k = hard.maximum(groups.sum(free).clamp(max=self.min_kept))
+        taken = groups.take(free, k)
+        return groups.selection(taken.share, taken.threshold, k, None)
+
+
+def mined_share(top_p: float, warmup: int | Schedule | None, step: int) -> float:
+    """The share of pixels kept at `step`: all before an integer warm-up, or from all to `top_p` as a schedule rises."""
+    if warmup is None:
+        return top_p
+    if callable(warmup):
+        return between(1.0, top_p, warmup)(step)
+    return 1.0 if step < warmup else top_p
+
+
+def hardest(
+    top_p: float,
+    warmup: int | Schedule | None = None,
+    scope: Scope = "batch",
+    skip_hardest: float = 0.0,
+    min_per_class: int = 0,
+) -> Hardest:
+    """Hardest with a share that goes from 1 to `top_p`; ValueError for a `top_p` outside (0, 1]."""
+    check_share("top_p", top_p)
+    return Hardest(partial(mined_share, top_p, warmup), scope, skip_hardest, min_per_class)
+
+
+def check_share(name: str, p: float) -> float:
+    """`p`, or ValueError unless it is a number in (0, 1]."""
+    if isinstance(p, bool) or not 0 < p <= 1:
+        raise ValueError(f"{name} {p}; expected a share of the valid pixels in (0, 1]: 0.25 is the hardest quarter")
+    return p
+
+
+def check_scope(scope: str) -> None:
+    """Raise ValueError for a scope that does not exist."""
+    if scope not in ("batch", "rank", "image"):
+        raise ValueError(f"scope '{scope}'; expected 'batch', 'rank' or 'image'")
+
+
+def _count(p: float, n: Tensor) -> Tensor:
+    return (p * n + _ROUNDING).floor()
+
+
+class _Groups:
+    """The groups in which entries compete: one, or one per image; `by_class` splits each further."""
+
+    def __init__(self, losses: LossMap, scope: Scope, over_ranks: bool) -> None:
+        self.losses = losses
+        self.over_ranks = over_ranks and scope == "batch"
+        self.ids: Tensor | None = None
+        self.number = 1
+        if scope == "image":
+            self.number = losses.valid.shape[0]
+            if losses.valid.dim() == 1:
+                raise ValueError("scope 'image' with one entry per sample (classification); expected 'batch' or 'rank'")
+            images = torch.arange(self.number, device=losses.valid.device)
+            self.ids = images.view(-1, *[1] * (losses.valid.dim() - 1)).expand_as(losses.valid)
+
+    def by_class(self, target: Tensor, num_classes: int) -> _Groups:
+        if target.shape != self.losses.valid.shape:
+            raise ValueError(
+                f"min_per_class with a target of shape {tuple(target.shape)}; expected class labels "
+                f"{tuple(self.losses.valid.shape)}, without them there is no class to count"
+            )
+        finer = _Groups(self.losses, "batch", self.over_ranks)
+        labels = target.long().clamp(0, num_classes - 1)  # entries that are not valid have nothing to give
+        finer.ids = labels if self.ids is None else self.ids * num_classes + labels
+        finer.number = self.number * num_classes
+        return finer
+
+    def sum(self, amount: Tensor) -> Tensor:
+        """Σ over each group, float64 [G]."""
+        if self.ids is None:
+            total = amount.sum().view(1)
+        else:
+            zeros = amount.new_zeros(self.number)
+            total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten())
+        return sum_over_ranks(total) if self.over_ranks else total
+
+    def take(self, available: Tensor, amount: Tensor) -> Taken:
+        """`amount` [G] of what is `available`, from the hardest entries."""
+        return take_largest(self.losses.hardness, available, amount, self.ids, over_ranks=self.over_ranks)
+
+    def smallest(self) -> Tensor:
+        """The smallest hardness of a valid entry on this rank [G], infinity where there is none."""
+        hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
+        ids = torch.zeros_like(hardness, dtype=torch.int64) if self.ids is None else self.ids
+        return hardness.new_full((self.number,), torch.inf).scatter_reduce(0, ids.flatten(), hardness.flatten(), "amin")
+
+    def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
+        """The selection with its statistics; `kept` [G] is what was taken from each group over its ranks."""
+        hardness = self.losses.hardness.double()
+        by_image = share.flatten(1).sum(1) if share.dim() > 1 else share
+        used = kept > 0
+        logs = {
+            "kept": share.sum(),
+            "valid": self.losses.valid.sum().double(),
+            "hardness_kept": (share * hardness).sum(),
+            "hardness_all": hardness.sum(),
+            "threshold": torch.where(used, threshold.double(), 0.0).sum(),
+            "thresholds": used.sum().double(),
+            "largest_image": torch.cat([by_image, by_image.new_zeros(1)]).max(),
+        }
+        if top_p is not None:
+            logs["top_p"] = torch.full_like(logs["kept"], top_p)
+        return Selection(share, torch.where(used, threshold, torch.nan), logs)

@@ -1,0 +1,100 @@
+"""Reading targets: which entries count, for how much, and what is wrong with them. Nothing here asks the host."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Labels(NamedTuple):
+    """Class labels, made safe to index with; all shapes [B, *]."""
+
+    safe: Tensor  # int64 to index with, 0 where there is no usable label
+    weight: Tensor  # class weight, 1 without class weights; 0 where not valid
+    valid: Tensor  # bool
+    spoiled: Tensor  # 1, but NaN where the label is neither a class nor ignored: multiplied in, it marks the loss
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float32 for half precision, everything else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def read_labels(logits: Tensor, target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Labels:
+    """The labels of `target` [B, *] (any integer type) for `logits` [B, C, *]."""
+    check_shapes(logits, target)
+    return _read_labels(target, num_classes, weight, ignore_index, logits.dtype)
+
+
+def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """What each entry of `target` counts for, [B, *]: class weights for labels, 1 for soft targets [B, C, *]."""
+    if target.is_floating_point():
+        return torch.ones_like(target[:, 0])
+    return _read_labels(target, num_classes, weight, ignore_index, torch.float32).weight
+
+
+def named_entries(target: Tensor, ignore_index: int) -> Tensor:
+    """Which entries have a target, bool [B, *] (of one in the logits' shape: any channel has)."""
+    if target.is_floating_point():
+        return (target != ignore_index).any(1)
+    return target.long() != ignore_index
+
+
+def _read_labels(
+    target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
+) -> Labels:
+    labels = target.long()  # uint8 would wrap -100 to 156
+    named = labels != ignore_index
+    inside = (labels >= 0) & (labels < num_classes)
+    safe = torch.where(inside & named, labels, 0)
+    per_entry = named.to(dtype)
+    if weight is not None:
+        check_weight_count(weight, num_classes)
+        per_entry = torch.where(inside, weight.to(dtype)[safe], 1.0) * per_entry
+    spoiled = torch.where(named & ~inside, torch.nan, 1.0).to(dtype)
+    return Labels(safe, per_entry, per_entry > 0, spoiled)
+
+
+def check_weight_count(weight: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless there is one weight per class."""
+    if weight.numel() != num_classes:
+        raise ValueError(f"weight has {weight.numel()} entries; expected one for each of the {num_classes} classes")
+
+
+def is_soft(logits: Tensor, target: Tensor) -> bool:
+    """Whether the target holds one number per channel; a float target of any other shape raises ValueError."""
+    if target.is_floating_point() and target.shape != logits.shape:
+        raise ValueError(
+            f"float target of shape {tuple(target.shape)}; floats are accepted as one number per channel, in the "
+            f"logits' shape {tuple(logits.shape)}; class labels must be integers: target.long() or target.byte()"
+        )
+    return target.is_floating_point()
+
+
+def check_shapes(logits: Tensor, target: Tensor) -> None:
+    """Raise ValueError unless `target` [B, *] holds integer labels for `logits` [B, C, *]."""
+    expected = logits.shape[:1] + logits.shape[2:]
+    if logits.dim() < 2 or target.shape != expected:
+        raise ValueError(
+            f"target of shape {tuple(target.shape)} does not fit logits of shape {tuple(logits.shape)}; expected "
+            f"logits (N, C, …) and labels {tuple(expected)}"
+        )
+    if target.is_floating_point():
+        raise ValueError(f"target of type {target.dtype}; expected integer class labels")
+
+
+def check_target(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise ValueError naming the labels that are neither classes nor ignored, and how many. Asks the host."""
+    labels = target.long()
+    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
+    if bool(wrong.any()):
+        found = Counter(labels[wrong].tolist())
+        shown = ", ".join(f"{label} ({count} times)" for label, count in sorted(found.items())[:8])
+        more = f", … {len(found)} different ones" if len(found) > 8 else ""
+        raise ValueError(
+            f"target holds labels out of range: {shown}{more}; expected 0 to {num_classes - 1} for {num_classes} "
+            f"classes, or ignore_index {ignore_index}; map the labels of the data set, or name the ignored one"
+        )

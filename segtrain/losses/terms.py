@@ -1,0 +1,130 @@
+"""The terms of a criterion: pixel losses that share one selection of pixels, or one region loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from segtrain.losses.components import Regionwise
+from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, reduced
+from segtrain.losses.mining import Mean
+from segtrain.schedule import Schedule
+from segtrain.task import Link
+
+Weight = float | Schedule
+
+
+class Sums(NamedTuple):
+    """One term's sums on this rank: over what is kept, and over all that is valid."""
+
+    kept: Reduced
+    all: Reduced
+
+
+class Part(NamedTuple):
+    """What some terms give for one batch."""
+
+    sums: list[Sums]
+    logs: dict[str, Tensor]  # of their mining, empty if they are not mined
+
+
+class PixelTerms(nn.Module):
+    """Named pixel losses under one reduction, which ranks by one of them; valid is what is valid in all of them."""
+
+    def __init__(
+        self, losses: Sequence[PixelLoss], names: Sequence[str], reduction: Reduction, rank_by: int = 0
+    ) -> None:
+        super().__init__()
+        self.losses = list(losses)
+        self._modules_among_them = nn.ModuleList([loss for loss in losses if isinstance(loss, nn.Module)])
+        self.names = list(names)
+        self.reduction = reduction
+        self.rank_by = rank_by
+
+    @property
+    def link(self) -> Link:
+        return self.losses[0].link
+
+    @property
+    def mined(self) -> bool:
+        return not isinstance(self.reduction, Mean)
+
+    def renamed(self, names: Sequence[str]) -> PixelTerms:
+        return PixelTerms(self.losses, names, self.reduction, self.rank_by)
+
+    def mass(self, target: Tensor) -> list[Tensor]:
+        weights = [loss.weigh(target) for loss in self.losses]
+        valid = _all_of([weight > 0 for weight in weights])
+        return [(weight.double() * valid).sum() for weight in weights]
+
+    def forward(self, logits: Tensor, target: Tensor, step: int) -> Part:
+        maps, selection = self.select(logits, target, step)
+        sums = [Sums(reduced(one, selection.share), reduced(one, one.valid.double())) for one in maps]
+        return Part(sums, selection.logs)
+
+    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+        """The sums over everything valid on this rank."""
+        return [reduced(one, one.valid.double()) for one in self.maps(logits, target)]
+
+    def maps(self, logits: Tensor, target: Tensor) -> list[LossMap]:
+        """One map per loss, with what is valid in all of them."""
+        maps = [loss(logits, target) for loss in self.losses]
+        if len(maps) == 1:
+            return maps
+        valid = _all_of([one.valid for one in maps])
+        return [_restrict(one, valid) for one in maps]
+
+    def select(
+        self, logits: Tensor, target: Tensor, step: int, *, over_ranks: bool = True
+    ) -> tuple[list[LossMap], Selection]:
+        """The maps, and what is kept of them."""
+        maps = self.maps(logits, target)
+        classes = max(logits.shape[1], 2)
+        return maps, self.reduction(maps[self.rank_by], step, target, classes, over_ranks=over_ranks)
+
+
+class RegionTerm(nn.Module):
+    """One region loss."""
+
+    mined = False
+
+    def __init__(self, loss: Regionwise, name: str) -> None:
+        super().__init__()
+        self.loss = loss
+        self.names = [name]
+
+    @property
+    def link(self) -> Link:
+        return self.loss.link
+
+    def renamed(self, names: Sequence[str]) -> RegionTerm:
+        return RegionTerm(self.loss, names[0])
+
+    def mass(self, target: Tensor) -> list[Tensor]:
+        return [self.loss.mass(target)]
+
+    def forward(self, logits: Tensor, target: Tensor, step: int) -> Part:
+        sums = self.loss(logits, target)
+        return Part([Sums(sums, sums)], {})
+
+    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+        """The sums of this batch on this rank."""
+        return [self.loss(logits, target, over_ranks=False)]
+
+
+def weight_at(factors: Sequence[Weight], step: int) -> float:
+    """The product of fixed and scheduled factors."""
+    return math.prod(factor(step) if callable(factor) else factor for factor in factors)
+
+
+def _all_of(masks: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(masks)).all(0)
+
+
+def _restrict(one: LossMap, valid: Tensor) -> LossMap:
+    value, weight, hardness = (torch.where(valid, x, 0.0) for x in one[:3])
+    return LossMap(value, weight, hardness, valid)

@@ -1,0 +1,271 @@
+"""Counts on the device, scores on the host, and the report of one evaluation.
+
+A meter takes batch after batch without waiting for the device; `total` sums over the ranks and makes the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segtrain.distributed import sum_over_ranks
+from segtrain.task import Task, predict
+
+Counts = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+_CALIBRATION_BINS = 15
+_TABLE_ROWS = 60
+
+
+class Scores(Protocol):
+    """What a meter says about all it has seen, on all ranks."""
+
+    @property
+    def confusion(self) -> Counts: ...  # [K, K], rows = label, columns = prediction
+
+    def scalars(self) -> dict[str, float]: ...
+
+
+class Meter(Protocol):
+    """Collects predictions. Every rank calls `total`, also one that has seen nothing."""
+
+    def update(self, logits: Tensor, target: Tensor) -> None: ...
+
+    def total(self) -> Scores: ...
+
+
+def meter(task: Task, device: torch.device | str = "cpu") -> Meter:
+    """The meter for this kind of task."""
+    return ConfusionMatrix(task, device) if task.kind == "segmentation" else ClassificationMeter(task, device)
+
+
+class ConfusionMatrix:
+    """Exact int64 counts of (label, prediction) pairs over the pixels that are not ignored."""
+
+    def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
+        self._task = task
+        k = task.num_classes
+        self._counts = torch.zeros(k * k + 2, dtype=torch.int64, device=device)  # + ignored, + labels out of range
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count logits [B, C, *] (floating point) or predicted class ids [B, *] against class ids [B, *]."""
+        prediction = predict(logits) if logits.is_floating_point() else logits
+        k, label = self._task.num_classes, target.int()  # int32 halves the time of int64; k * k is far below its limit
+        cell = torch.where((label >= 0) & (label < k), label * k + prediction.int(), k * k + 1)
+        cell = torch.where(label == self._task.ignore_index, k * k, cell)
+        self._counts += _histogram(cell.flatten(), len(self._counts))
+
+    def total(self) -> SegmentationScores:
+        """The scores over all ranks. Raises ValueError if labels were neither a class nor ignored."""
+        counts = sum_over_ranks(self._counts).cpu().numpy()
+        return SegmentationScores(_square(counts, self._task), self._task.classes)
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """IoU and accuracies of a confusion matrix. A class without label and prediction is absent: NaN, in no mean."""
+
+    confusion: Counts  # [K, K], rows = label, columns = prediction
+    classes: tuple[str, ...]
+
+    @property
+    def labelled(self) -> Counts:
+        pixels: Counts = self.confusion.sum(1)
+        return pixels
+
+    @property
+    def predicted(self) -> Counts:
+        pixels: Counts = self.confusion.sum(0)
+        return pixels
+
+    @property
+    def correct(self) -> Counts:
+        return np.diag(self.confusion)
+
+    @property
+    def iou(self) -> Values:
+        return _ratio(self.correct, self.labelled + self.predicted - self.correct)
+
+    @property
+    def accuracy(self) -> Values:
+        """Share of a class's pixels that are found (recall)."""
+        return _ratio(self.correct, self.labelled)
+
+    @property
+    def precision(self) -> Values:
+        return _ratio(self.correct, self.predicted)
+
+    def scalars(self) -> dict[str, float]:
+        """The means (NaN if nothing was valid), then IoU and accuracy of every class that has them."""
+        scalars = {
+            "val/miou": _mean(self.iou),
+            "val/macc": _mean(self.accuracy),
+            "val/aacc": _share(self.correct.sum(), self.confusion.sum()),
+            "val/fwiou": _share(np.nansum(self.labelled * self.iou), self.confusion.sum()),
+        }
+        for what, values in (("iou", self.iou), ("acc", self.accuracy)):
+            named = zip(self.classes, values.tolist(), strict=True)
+            scalars |= {f"val/{what}/{name}": value for name, value in named if not np.isnan(value)}
+        return scalars
+
+
+class ClassificationMeter:
+    """Counts for top-1, top-5, per-class accuracy, and sums for likelihood and calibration."""
+
+    def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
+        self._task = task
+        k = task.num_classes
+        self._counts = torch.zeros(k * k + 2, dtype=torch.int64, device=device)
+        self._in_top5 = torch.zeros((), dtype=torch.int64, device=device)
+        self._nll = torch.zeros((), dtype=torch.float64, device=device)
+        # rows: samples, Σ confidence, correct ones; columns: (0, 1/15], (1/15, 2/15], …
+        self._calibration = torch.zeros(3, _CALIBRATION_BINS, dtype=torch.float64, device=device)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count logits [B, C] against class ids [B]."""
+        k, label = self._task.num_classes, target.long()
+        scores = logits.double()
+        if scores.shape[1] == 1:  # a sigmoid is a softmax over (0, x)
+            scores = torch.cat([torch.zeros_like(scores), scores], 1)
+        known = (label >= 0) & (label < k) & (label != self._task.ignore_index)
+        safe = torch.where(known, label, 0)[:, None]
+        log_probability = F.log_softmax(scores, 1)
+        confidence, prediction = log_probability.exp().max(1)
+        cell = torch.where(known, safe[:, 0] * k + prediction, k * k + 1)
+        self._counts += _histogram(torch.where(label == self._task.ignore_index, k * k, cell), len(self._counts))
+        in_top5 = (scores.topk(min(5, k), 1).indices == safe).any(1)
+        self._in_top5 += (in_top5 & known).sum()
+        self._nll -= torch.where(known, log_probability.gather(1, safe)[:, 0], 0.0).sum()
+        column = (confidence * _CALIBRATION_BINS).ceil().long().clamp(1, _CALIBRATION_BINS) - 1
+        rows = torch.stack([torch.ones_like(confidence), confidence, (prediction == label).double()])
+        self._calibration.index_add_(1, column, rows * known)
+
+    def total(self) -> ClassificationScores:
+        """The scores over all ranks. Raises ValueError if labels were neither a class nor ignored."""
+        counts = sum_over_ranks(self._counts).cpu().numpy()
+        in_top5, nll = sum_over_ranks(self._in_top5).item(), sum_over_ranks(self._nll).item()
+        calibration = sum_over_ranks(self._calibration).cpu().numpy()
+        confusion = _square(counts, self._task)
+        return ClassificationScores(confusion, self._task.classes, int(in_top5), nll, calibration)
+
+
+@dataclass(frozen=True)
+class ClassificationScores:
+    """Accuracies, negative log-likelihood and calibration of a classifier."""
+
+    confusion: Counts  # [K, K], rows = label, columns = prediction
+    classes: tuple[str, ...]
+    in_top5: int
+    nll: float  # summed over samples
+    calibration: Values  # [3, bins]: samples, Σ confidence, correct ones
+
+    @property
+    def accuracy(self) -> Values:
+        """Share of a class's samples that are recognised."""
+        return _ratio(np.diag(self.confusion), self.confusion.sum(1))
+
+    def scalars(self) -> dict[str, float]:
+        """Shares in [0, 1]; NaN if nothing was valid. ECE: Σ over bins |Σ confidence - correct| / samples."""
+        samples = self.confusion.sum()
+        return {
+            "val/top1": _share(np.trace(self.confusion), samples),
+            "val/top5": _share(self.in_top5, samples),
+            "val/macc": _mean(self.accuracy),
+            "val/nll": _share(self.nll, samples),
+            "val/ece": _share(np.abs(self.calibration[1] - self.calibration[2]).sum(), samples),
+        }
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One fixed image with what the model made of it."""
+
+    image: npt.NDArray[np.uint8]  # [H, W, 3], RGB
+    target: npt.NDArray[np.uint8]  # [H, W]
+    prediction: npt.NDArray[np.uint8]  # [H, W]
+    mined: npt.NDArray[np.float32] | None  # [H, W], how much each pixel was kept, in [0, 1]
+    loss: npt.NDArray[np.float32] | None  # [H, W]
+    id: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report of one evaluation."""
+
+    scalars: dict[str, float]
+    classes: tuple[str, ...]
+    confusion: Counts  # [K, K], rows = label, columns = prediction
+    task: Task
+    probes: tuple[Probe, ...] = ()
+
+    def table(self) -> str:
+        """The scores per class for a terminal, the worst class marked; of many classes only the worst."""
+        return _table(SegmentationScores(self.confusion, self.classes), self.task, self.scalars)
+
+
+def _table(scores: SegmentationScores, task: Task, scalars: dict[str, float]) -> str:
+    segmentation = task.kind == "segmentation"
+    ranking = scores.iou if segmentation else scores.accuracy
+    columns = [("IoU", scores.iou)] if segmentation else []
+    columns += [("Acc", scores.accuracy), ("Precision", scores.precision)]
+    labelled = scores.labelled
+    width = max(len(name) for name in ("class", *task.classes))
+    unit = "pixels" if segmentation else "samples"
+    lines = [f"{'class':<{width}}" + "".join(f"{title:>11}" for title, _ in columns) + f"{unit:>16}  share"]
+    present = [index for index in range(len(ranking)) if not np.isnan(ranking[index])]
+    worst = min(present, key=lambda index: ranking[index], default=None)
+    shown: Sequence[int] = range(len(ranking))
+    if len(shown) > _TABLE_ROWS:
+        shown = sorted(present, key=lambda index: ranking[index])[: _TABLE_ROWS // 3]
+    for index in shown:
+        cells = "".join(f"{_percent(values[index]):>11}" for _, values in columns)
+        share = _percent(_share(labelled[index], labelled.sum()))
+        mark = "  <- worst" if index == worst and len(present) > 1 else ""
+        lines.append(f"{task.classes[index]:<{width}}{cells}{labelled[index]:>16,}{share:>7}{mark}")
+    if len(shown) < len(ranking):
+        lines.append(f"… and {len(ranking) - len(shown)} more classes, all better or absent")
+    means = ("miou", "macc", "aacc", "fwiou") if segmentation else ("top1", "top5", "macc", "nll", "ece")
+    lines.append("  ".join(f"{name} {scalars[f'val/{name}']:.4f}" for name in means if f"val/{name}" in scalars))
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return "absent" if np.isnan(share) else f"{100 * share:.2f}"
+
+
+def _histogram(cell: Tensor, length: int) -> Tensor:
+    """How often each of 0..length-1 occurs in `cell` [N], int64."""
+    if cell.device.type == "cpu":
+        return torch.bincount(cell, minlength=length)
+    cell = cell.long()  # on a GPU bincount would wait for the largest value
+    return torch.zeros(length, dtype=torch.int64, device=cell.device).scatter_add_(0, cell, torch.ones_like(cell))
+
+
+def _square(counts: Counts, task: Task) -> Counts:
+    if counts[-1]:
+        raise ValueError(
+            f"{counts[-1]:,} labels are neither a class (0..{task.num_classes - 1}) nor ignored ({task.ignore_index}); "
+            "find them with --check-data"
+        )
+    return counts[:-2].reshape(task.num_classes, task.num_classes)
+
+
+def _ratio(part: Counts, whole: Counts) -> Values:
+    ratio: Values = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return ratio
+
+
+def _mean(values: Values) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")

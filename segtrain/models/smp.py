@@ -1,0 +1,131 @@
+"""Encoder-decoders of segmentation-models-pytorch: every architecture with every encoder that it offers."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+from segmentation_models_pytorch.encoders import encoders as _encoders
+from segmentation_models_pytorch.encoders import get_preprocessing_params
+
+from segtrain.errors import did_you_mean
+from segtrain.models.common import IMAGENET_MEAN, IMAGENET_STD, ImageModel, fetching, load_file
+from segtrain.registry import MODELS
+
+ARCHITECTURES: dict[str, Any] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
+
+# what this factory sets itself; an activation would make the logits something else
+_NOT_OPTIONS = {
+    "self",
+    "encoder_name",
+    "encoder_weights",
+    "in_channels",
+    "classes",
+    "activation",
+    "aux_params",
+    "kwargs",
+}
+_HALF = (0.5, 0.5, 0.5)
+
+
+@MODELS.register("smp")
+def encoder_decoder(
+    channels: int,
+    *,
+    arch: str = "unet",
+    encoder: str = "resnet34",
+    encoder_weights: str | None = "imagenet",
+    decoder: dict[str, Any] | None = None,
+    encoder_options: dict[str, Any] | None = None,
+) -> ImageModel:
+    """An encoder-decoder of segmentation-models-pytorch.
+
+    `arch` is unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt;
+    `encoder` one of the library's or, with the prefix `tu-`, one of timm. `encoder_weights` is a name of the library
+    (mostly imagenet), the path of a file, or null. `decoder` holds further arguments of the architecture,
+    `encoder_options` those of a timm encoder.
+    """
+    kind = ARCHITECTURES.get(arch)
+    if kind is None:
+        raise ValueError(f"unknown arch '{arch}'{did_you_mean(arch, ARCHITECTURES, limit=20)}")
+    _check_encoder(arch, encoder)
+    options = {**_checked(arch, kind, decoder or {}), **(encoder_options or {})}
+    if arch == "dpt":
+        options.setdefault("dynamic_img_size", True)
+    named = _named_weights(encoder, encoder_weights)
+    arguments = {"encoder_name": encoder, "encoder_weights": named, "classes": channels, **options}
+    if named is None:
+        net = _built(kind, arch, encoder, arguments)
+    else:
+        with fetching(f"weights '{encoder_weights}' of encoder '{encoder}'", "encoder_weights"):
+            net = _built(kind, arch, encoder, arguments)
+    if named is None and encoder_weights is not None:
+        load_file(net.encoder, encoder_weights, "encoder_weights")
+    mean, std = _statistics(encoder, encoder_weights, named)
+    # the pyramid of PAN halves the encoder's features three times, DPT halves them once and doubles them again
+    stride = net.encoder.output_stride
+    multiple, smallest = (2 * stride if arch == "dpt" else stride), (8 * stride if arch == "pan" else 1)
+    return ImageModel(net, mean=mean, std=std, encoder="encoder", multiple=multiple, smallest=smallest)
+
+
+def encoder_names() -> list[str]:
+    """Every encoder that a config may name."""
+    return [*_encoders, *(f"tu-{name}" for name in timm.list_models())]
+
+
+def _built(kind: Any, arch: str, encoder: str, arguments: dict[str, Any]) -> Any:
+    try:
+        return kind(**arguments)
+    except OSError:
+        raise
+    except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError, AttributeError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"arch '{arch}' cannot be built with encoder '{encoder}': {reason}") from error
+
+
+def _check_encoder(arch: str, encoder: str) -> None:
+    if arch == "dpt" and not encoder.startswith("tu-"):
+        raise ValueError(f"encoder '{encoder}' does not go with arch 'dpt'; it needs a vision transformer, tu-vit_…")
+    known = timm.is_model(encoder[3:]) if encoder.startswith("tu-") else encoder in _encoders
+    if not known:
+        raise ValueError(f"unknown encoder '{encoder}'{did_you_mean(encoder, encoder_names())}")
+
+
+def _checked(arch: str, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    allowed = set(inspect.signature(kind).parameters) - _NOT_OPTIONS
+    for key in options:
+        if key not in allowed:
+            raise ValueError(f"decoder: arch '{arch}' has no option '{key}'{did_you_mean(key, allowed, limit=20)}")
+    return options
+
+
+def _named_weights(encoder: str, weights: str | None) -> Any:
+    """What the library calls these weights: True for timm's own; None for random ones and for those in a file."""
+    if weights is None or os.path.splitext(weights)[1] in (".pth", ".pt", ".safetensors", ".bin"):
+        return None
+    if encoder.startswith("tu-"):
+        allowed = ["imagenet"] if timm.models.is_model_pretrained(encoder[3:]) else []
+    else:
+        allowed = list(_encoders[encoder]["pretrained_settings"])
+    if weights not in allowed:
+        raise ValueError(
+            f"unknown encoder_weights '{weights}' for encoder '{encoder}'; "
+            f"allowed: {', '.join([*allowed, 'null'])}, or a file (.safetensors, .pth, .pt)"
+        )
+    return True if encoder.startswith("tu-") else weights
+
+
+def _statistics(encoder: str, weights: str | None, named: Any) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that the encoder's weights were trained with."""
+    if encoder.startswith("tu-"):
+        settings = timm.models.get_pretrained_cfg(encoder[3:], allow_unregistered=True)
+        return (settings.mean, settings.std) if settings else (IMAGENET_MEAN, IMAGENET_STD)
+    if named is not None:  # the description came with the weights
+        settings = get_preprocessing_params(encoder, named)
+        return settings["mean"], settings["std"]
+    inception = encoder in ("inceptionv4", "inceptionresnetv2", "xception") or "tf_efficientnet_lite" in encoder
+    return (_HALF, _HALF) if inception and weights is not None else (IMAGENET_MEAN, IMAGENET_STD)

@@ -1,0 +1,111 @@
+"""The files of a run that programs read: metrics.csv, steps.jsonl, and the pictures of the latest evaluation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from segtrain.metrics import Evaluation
+from segtrain.observers import pictures
+from segtrain.observers.disk import Forgiving, append, replace
+from segtrain.task import Task
+
+_MEANS = {
+    "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", "val/loss"),
+    "classification": ("val/top1", "val/top5", "val/macc", "val/nll", "val/ece", "val/loss"),
+}
+
+
+class Files:
+    """Writes metrics.csv (one row per evaluation), steps.jsonl (one line per log interval) and val/*.jpg.
+
+    A run that goes on from `start_step` finished steps keeps what was written up to there; the rest is written again.
+    """
+
+    def __init__(self, folder: Path, task: Task, *, start_step: int = 0) -> None:
+        self._csv, self._steps, self._pictures = folder / "metrics.csv", folder / "steps.jsonl", folder / "val"
+        self._forgiving = {path: Forgiving(path) for path in (self._csv, self._steps, self._pictures)}
+        self._columns, self._rows = _header(task), list[dict[str, str]]()
+        with self._forgiving[self._csv]():
+            if start_step > 0 and self._csv.exists():
+                self._keep_rows(start_step)
+            self._write_csv()
+        with self._forgiving[self._steps]():
+            _cut_lines(self._steps, start_step)
+
+    def on_step(self, step: int, scalars: Mapping[str, float]) -> None:
+        # JSON has no NaN and no infinity
+        finite = {tag: float(value) if math.isfinite(value) else None for tag, value in scalars.items()}
+        with self._forgiving[self._steps]():
+            append(self._steps, (json.dumps({"step": step, **finite}) + "\n").encode())
+
+    def on_evaluation(self, step: int, report: Evaluation) -> None:
+        self._columns += [tag for tag in report.scalars if tag not in self._columns]
+        self._rows.append({"step": str(step), **{tag: repr(float(value)) for tag, value in report.scalars.items()}})
+        with self._forgiving[self._csv]():
+            self._write_csv()
+        with self._forgiving[self._pictures]():
+            for tag, picture in pictures.of_evaluation(report).items():
+                name = tag.removeprefix("val/").replace("/", "-")
+                replace(self._pictures / f"{name}.jpg", pictures.jpeg(picture))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _keep_rows(self, last_step: int) -> None:
+        try:
+            with open(self._csv, encoding="utf-8", newline="") as file:
+                table = csv.DictReader(file, restval="")
+                rows = [row for row in table if int(row["step"]) <= last_step]
+                columns = list(table.fieldnames or ())
+        except (
+            OSError,
+            KeyError,
+            ValueError,
+            csv.Error,
+        ) as error:  # a spreadsheet may have saved it in a form of its own
+            aside = self._csv.with_name("metrics.unreadable.csv")
+            self._csv.replace(aside)
+            warnings.warn(
+                f"{self._csv} is not as it was written ({error!r}); it is now {aside.name}, and a new one is begun",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
+        self._columns = columns
+        self._rows = [{column: row[column] for column in columns} for row in rows]
+
+    def _write_csv(self) -> None:
+        text = io.StringIO()
+        table = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(self._rows)
+        replace(self._csv, text.getvalue().encode())
+
+
+def _header(task: Task) -> list[str]:
+    kinds = ("iou", "acc") if task.kind == "segmentation" else ()
+    return ["step", *_MEANS[task.kind], *(f"val/{kind}/{name}" for kind in kinds for name in task.classes)]
+
+
+def _cut_lines(path: Path, last_step: int) -> None:
+    """Drop what follows the last line of `last_step`, and a line that a crash of the machine left unfinished."""
+    if not path.exists():
+        return
+    end = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                keep = last_step > 0 and line.endswith(b"\n") and json.loads(line)["step"] <= last_step
+            except (ValueError, KeyError, TypeError):
+                keep = False
+            if not keep:
+                break
+            end += len(line)
+    os.truncate(path, end)

@@ -1,0 +1,273 @@
+"""Pictures of what a model does on fixed images: arrays in, RGB pictures out (uint8 [H, W, 3]).
+
+Small images are enlarged, so that the text fits and single pixels can be seen; large ones are shrunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segtrain.metrics import Evaluation, Probe
+from segtrain.observers import charts
+from segtrain.observers.canvas import (
+    BLUE,
+    LINE,
+    MAGENTA,
+    ORANGE,
+    Entry,
+    Picture,
+    beside,
+    fitted_end,
+    framed,
+    hatched,
+    legend,
+    line,
+    padded,
+    paragraph,
+    stacked,
+    swatch,
+    text_width,
+    with_margin,
+    write,
+)
+from segtrain.task import Task
+
+_SMALLEST, _LARGEST = 256, 480  # pixels of the longer side of an image as shown
+_NARROWEST = 130  # pixels for the words above an image
+_ALL_CLASSES = 24  # more classes than this: the legend names only those that are to be seen
+_MOST_IMAGES = 16  # of a batch
+_MOST_PROBES = 64  # a JPEG is at most 65 535 pixels high
+_GAP = 6
+_LOSS_RANGE = 1e-3, 10.0  # of the colours; the same everywhere, so that evaluations can be compared
+
+
+def panel(probe: Probe, task: Task) -> Picture:
+    """Image, label, prediction and error map side by side."""
+    return panels([probe], task)
+
+
+def panels(probes: Sequence[Probe], task: Task) -> Picture:
+    """One row of image, label, prediction and error map for each probe, under one title and above one legend."""
+    rows = [beside(_panel_tiles(probe, task), gap=_GAP) for probe in probes]
+    seen = set[int]().union(*(np.unique(ids).tolist() for one in probes for ids in (one.target, one.prediction)))
+    title = "Errors: blue = right, orange = wrong (told apart by all kinds of colour vision), hatched = ignored"
+    return _sheet(title, rows, _class_entries(task, seen))
+
+
+def overlay(probe: Probe, task: Task) -> Picture:
+    """The image with its mined pixels in magenta and the boundaries of the label in white."""
+    return overlays([probe], task)
+
+
+def overlays(probes: Sequence[Probe], task: Task) -> Picture:
+    """The overlay of each probe that was mined."""
+    tiles = [_overlay_tile(probe, task) for probe in probes if probe.mined is not None]
+    entries = [
+        Entry(swatch(MAGENTA), "mined pixel: it counts in the loss"),
+        Entry(swatch((255, 255, 255)), "boundary in the label"),
+    ]
+    return _sheet("Which pixels the loss is averaged over", [contact_sheet(tiles)], entries)
+
+
+def loss_map(probe: Probe, task: Task) -> Picture:
+    """The loss of each pixel in colours on a logarithmic scale; white lines enclose what is mined."""
+    return loss_maps([probe], task)
+
+
+def loss_maps(probes: Sequence[Probe], task: Task) -> Picture:
+    """The loss map of each probe that has a loss, above one scale."""
+    tiles = [_loss_tile(probe, task) for probe in probes if probe.loss is not None]
+    sheet = contact_sheet(tiles)
+    entries = [Entry(framed(hatched(12, 12)), "ignored")]
+    if any(probe.mined is not None for probe in probes):
+        entries.insert(0, Entry(swatch((255, 255, 255)), "boundary of the mined pixels"))
+    return _sheet("Loss of each pixel, on a logarithmic scale", [sheet, _loss_scale(sheet.shape[1])], entries)
+
+
+def batch(images: Picture, targets: npt.NDArray[Any], ids: Sequence[str], task: Task) -> Picture:
+    """What a model is trained on: up to 16 images [B, H, W, 3] with their labels, uint8 [B, H, W] or int64 [B]."""
+    tiles = list[Picture]()
+    for image, target, name in zip(images[:_MOST_IMAGES], targets, ids, strict=False):
+        if task.kind == "classification":
+            probe = _resized(Probe(image, np.zeros(image.shape[:2], np.uint8), image[..., 0], None, None, name))
+            known = 0 <= int(target) < task.num_classes
+            tiles.append(_titled(f"{task.classes[int(target)] if known else 'ignored'}: ", probe.image, name))
+        else:
+            probe = _resized(Probe(image, target, target, None, None, name))
+            tiles.append(beside([_titled("", probe.image, name), _titled("label", colored(probe.target, task))]))
+    entries = [] if task.kind == "classification" else _class_entries(task, set(np.unique(targets).tolist()))
+    return _sheet("A batch as the model sees it, after augmentation", [contact_sheet(tiles)], entries)
+
+
+def contact_sheet(pictures: Sequence[Picture], *, columns: int | None = None) -> Picture:
+    """All pictures in a grid that is about as wide as it is high; each keeps its size."""
+    width = max(picture.shape[1] for picture in pictures)
+    height = max(picture.shape[0] for picture in pictures)
+    columns = columns or max(1, round(math.sqrt(len(pictures) * height / width)))
+    cells = [padded(one, (0, 0), (0, width - one.shape[1])) for one in pictures]
+    rows = [beside(cells[start : start + columns], gap=_GAP) for start in range(0, len(cells), columns)]
+    return stacked(rows, gap=_GAP)
+
+
+def of_evaluation(report: Evaluation) -> dict[str, Picture]:
+    """The pictures of a report by tag."""
+    drawn, probes, task = dict[str, Picture](), report.probes[:_MOST_PROBES], report.task
+    if probes:
+        drawn["probe/panel"] = panels(probes, task)
+    if any(probe.mined is not None for probe in probes):
+        drawn["mining/overlay"] = overlays(probes, task)
+    if any(probe.loss is not None for probe in probes):
+        drawn["mining/loss_map"] = loss_maps(probes, task)
+        drawn |= _loss_charts(probes, task)
+    drawn["val/confusion"] = charts.confusion(report)
+    return drawn
+
+
+def jpeg(picture: Picture) -> bytes:
+    """The picture as a JPEG file, with full colour resolution: thin coloured lines stay sharp."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], options)
+    return encoded.tobytes()
+
+
+def _sheet(title: str, rows: Sequence[Picture], entries: Sequence[Entry]) -> Picture:
+    width = max(row.shape[1] for row in rows)
+    parts = [paragraph(title, width), *rows, legend(entries, width)]
+    return with_margin(stacked(parts, gap=_GAP))
+
+
+def _resized(probe: Probe) -> Probe:
+    longest = max(probe.target.shape)
+    factor = -(-_SMALLEST // longest) if longest < _SMALLEST else min(1.0, _LARGEST / longest)
+    if factor == 1:
+        return probe
+    height, width = (max(1, round(side * factor)) for side in probe.target.shape)
+
+    def resized(array: npt.NDArray[Any], *, smooth: bool) -> npt.NDArray[Any]:
+        ways = (cv2.INTER_AREA if smooth else cv2.INTER_NEAREST) if factor < 1 else cv2.INTER_NEAREST
+        return cv2.resize(array, (width, height), interpolation=ways)
+
+    return Probe(
+        image=resized(probe.image, smooth=True),
+        target=resized(probe.target, smooth=False),
+        prediction=resized(probe.prediction, smooth=False),
+        mined=None if probe.mined is None else resized(probe.mined, smooth=True),
+        loss=None if probe.loss is None else resized(probe.loss, smooth=True),
+        id=probe.id,
+    )
+
+
+def _panel_tiles(probe: Probe, task: Task) -> list[Picture]:
+    shown = _resized(probe)
+    right = (shown.prediction == shown.target)[..., None]
+    errors = _ignored_hatched(np.where(right, BLUE, ORANGE).astype(np.uint8), shown.target != task.ignore_index)
+    return [
+        _titled("", shown.image, probe.id),
+        _titled("label", colored(shown.target, task)),
+        _titled("prediction", colored(shown.prediction, task)),
+        _titled(f"errors: {_mean(100.0 * (probe.prediction != probe.target), probe, task)} % wrong", errors),
+    ]
+
+
+def _mean(values: npt.NDArray[Any], probe: Probe, task: Task) -> str:
+    """The mean over the valid pixels of the whole probe, whatever its size as shown."""
+    valid = probe.target != task.ignore_index
+    return f"{values[valid].mean():.3g}" if valid.any() else "-"
+
+
+def colored(ids: npt.NDArray[np.uint8], task: Task) -> Picture:
+    """Train ids [H, W] in the colours of the palette; an id without a class is hatched."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: task.num_classes] = task.palette
+    return _ignored_hatched(table[ids], ids < task.num_classes)
+
+
+def _overlay_tile(probe: Probe, task: Task) -> Picture:
+    shown = _resized(probe)
+    assert probe.mined is not None
+    assert shown.mined is not None
+    gray = cv2.cvtColor(cv2.cvtColor(shown.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    pale = 0.5 * shown.image + 0.25 * gray
+    share = 0.8 * shown.mined[..., None]
+    mixed = ((1 - share) * pale + share * np.array(MAGENTA)).astype(np.uint8)
+    mixed[_boundaries(shown.target)] = 255
+    return _titled(f"{_mean(100.0 * probe.mined, probe, task)} % mined: ", mixed, probe.id)
+
+
+def _loss_tile(probe: Probe, task: Task) -> Picture:
+    shown = _resized(probe)
+    assert probe.loss is not None
+    assert shown.loss is not None
+    tile = _ignored_hatched(_loss_colors(shown.loss), shown.target != task.ignore_index)
+    if shown.mined is not None:
+        tile[_boundaries((shown.mined > 0).astype(np.uint8))] = 255
+    return _titled(f"mean {_mean(probe.loss, probe, task)}: ", tile, probe.id)
+
+
+def _loss_colors(loss: npt.NDArray[Any]) -> Picture:
+    low, high = _LOSS_RANGE
+    share = np.log(np.clip(np.nan_to_num(loss, nan=high), low, high) / low) / np.log(high / low)
+    colors: Picture = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_CIVIDIS)[..., ::-1]
+    return colors
+
+
+def _loss_scale(width: int) -> Picture:
+    """The colours of the losses with numbers below, about as long as `width`."""
+    low, high = _LOSS_RANGE
+    decades = round(math.log10(high / low))
+    long = max(200, min(width, 480) - 60)
+    strip = _loss_colors(np.geomspace(low, high, long)[None].repeat(12, 0))
+    scale = padded(framed(strip), (0, LINE), (30, 30))
+    for decade in range(decades + 1):
+        text = f"{low * 10**decade:g}"
+        write(scale, text, 30 + decade * (long - 1) // decades - text_width(text) // 2, 12)
+    return scale
+
+
+def _loss_charts(probes: Sequence[Probe], task: Task) -> dict[str, Picture]:
+    """Charts over the pixels of all probes together."""
+    probes = [probe for probe in probes if probe.loss is not None]
+    valid = np.concatenate([(probe.target != task.ignore_index).ravel() for probe in probes])
+    loss = np.concatenate([probe.loss.ravel() for probe in probes if probe.loss is not None])
+    top_p = threshold = None
+    if all(probe.mined is not None for probe in probes):
+        mined = np.concatenate([probe.mined.ravel() for probe in probes if probe.mined is not None])
+        if (valid & (mined > 0)).any():
+            top_p, threshold = float(mined[valid].mean()), float(loss[valid & (mined > 0)].min())
+    return {
+        "mining/curve": charts.curve(loss, valid, top_p),
+        "mining/histogram": charts.histogram(loss[valid], threshold, top_p),
+    }
+
+
+def _boundaries(target: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """The first pixel of each new id, going right or down."""
+    found = np.zeros(target.shape, bool)
+    found[:, 1:] |= target[:, 1:] != target[:, :-1]
+    found[1:] |= target[1:] != target[:-1]
+    return found
+
+
+def _ignored_hatched(picture: Picture, valid: npt.NDArray[np.bool_]) -> Picture:
+    drawn: Picture = np.where(valid[..., None], picture, hatched(*valid.shape))
+    return drawn
+
+
+def _titled(title: str, picture: Picture, path: str = "") -> Picture:
+    width = max(picture.shape[1], _NARROWEST)
+    return stacked([line(title + fitted_end(path, width - text_width(title)), width), framed(picture)])
+
+
+def _class_entries(task: Task, seen: set[int]) -> list[Entry]:
+    entries = [
+        Entry(swatch(color), name)
+        for index, (name, color) in enumerate(zip(task.classes, task.palette, strict=True))
+        if task.num_classes <= _ALL_CLASSES or index in seen
+    ]
+    return [*entries, Entry(framed(hatched(12, 12)), "ignored")]

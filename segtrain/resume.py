@@ -1,0 +1,101 @@
+"""Which run to go on with, and whether it is still the same run."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segtrain.checkpoint import load, newest_valid
+from segtrain.errors import CheckpointError, ConfigError
+from segtrain.run import RunDirectory, latest_run, new_run
+
+# what may differ when a run goes on: how long it is, where things lie, and what it says on the way
+FREE = (
+    "train.steps",
+    "train.epochs",
+    "train.on_nonfinite",
+    "train.max_nonfinite",
+    "data.workers",
+    "data.*.root",
+    "data.val_batch_size",
+    "checkpoint.*",
+    "log.*",
+    "init",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: its directory, and the state to go on from."""
+
+    run: RunDirectory
+    state: dict[str, Any] | None = None
+    checkpoint: Path | None = None
+    warnings: tuple[str, ...] = ()  # damaged checkpoints that were passed over
+
+
+def choose(resume: str | None, directory: Path | None, root: Path, name: str) -> Start:
+    """The run that `--resume`, `--run-dir` and `--name` mean together.
+
+    `auto` goes on with the run in `directory`, or with the newest of that name, and starts anew where there is none. A
+    path means that run, or that checkpoint. Without `resume` a used directory is refused.
+    """
+    if resume is None:
+        run = RunDirectory(directory) if directory else new_run(root, name)
+        run.refuse_if_used()
+        return Start(run)
+    if resume != "auto":
+        return _named(Path(resume), directory)
+    run = RunDirectory(directory) if directory else latest_run(root, name) or new_run(root, name)
+    if any(run.checkpoints.glob("*.pt")):
+        return _newest(run)
+    return Start(run)
+
+
+def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]) -> list[str]:
+    """What is different and free to be, as lines to log. Raises ConfigError for the differences that are not."""
+    old, new = dict(_leaves(then)), dict(_leaves(now))
+    lines: list[str] = []
+    refused: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key):
+            continue
+        line = f"{key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}"
+        allowed = any(fnmatch.fnmatch(key, pattern) for pattern in (*FREE, *overridden))
+        (lines if allowed else refused).append(line)
+    if refused:
+        keys = " ".join(f"--override-resume {line.split(':')[0]}" for line in refused[:3])
+        raise ConfigError(
+            *(f"cannot resume with another {line}" for line in refused),
+            f"change it back, start a new run from these weights with --init, or insist with {keys}",
+        )
+    return lines
+
+
+def _named(path: Path, directory: Path | None) -> Start:
+    if path.is_dir():
+        found = _newest(RunDirectory(path))
+        return Start(RunDirectory(directory or path), found.state, found.checkpoint, found.warnings)
+    if not path.exists():
+        raise CheckpointError(f"--resume {path}: does not exist; give a run directory, a checkpoint, or auto")
+    return Start(RunDirectory(directory or path.parent.parent), load(path), path)
+
+
+def _newest(run: RunDirectory) -> Start:
+    found = newest_valid(run.checkpoints)
+    warnings = tuple(f"{text}; passed over" for error in found.damaged for text in error.messages)
+    return Start(run, found.state, found.path, warnings)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}.{index}")
+    else:
+        yield path, value

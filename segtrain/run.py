@@ -1,0 +1,98 @@
+"""The directory of a run: where it is, what it says of itself, and which run a resume means."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from segtrain import __version__
+from segtrain.errors import ConfigError
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+
+class RunDirectory:
+    """Holds config.yaml, env.json, status.json, log.txt, metrics.csv, steps.jsonl, tb/, checkpoints/ and val/."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def start(self, config: str) -> None:
+        """Make the directory, or enter it again, and write what the run is made of: configuration and environment."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --run-dir") from error
+        self._replace("config.yaml", config)
+        self._replace("env.json", json.dumps(environment(), indent=2) + "\n")
+
+    def write_status(self, status: Status, **facts: Any) -> None:
+        """Replace `status.json`; readers see the old one or the new one, never a part."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._replace("status.json", json.dumps({"status": status, **facts, "time": now}, indent=2) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """What `status.json` says; empty where there is none."""
+        try:
+            status = json.loads((self.path / "status.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def _replace(self, name: str, text: str) -> None:
+        part = self.path / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self.path / name)
+
+    def refuse_if_used(self) -> None:
+        """Raise ConfigError if the directory holds anything: an existing run is continued or left alone."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        status = self.read_status()
+        of = f" (a run that is {status['status']} at step {status.get('step', 0)})" if "status" in status else ""
+        raise ConfigError(f"{self.path} is not empty{of}. Use --resume auto to continue it, or another --run-dir")
+
+
+def new_run(root: Path, name: str) -> RunDirectory:
+    """A directory `root/name/time` that does not exist yet. Raises ConfigError for a name that leaves `root`."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"--name '{name}' is not a name; allowed: words that stay below {root}, like street-p25")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = root / name / stamp
+    for attempt in range(2, 1000):
+        if not path.exists():
+            break
+        path = root / name / f"{stamp}-{attempt}"
+    return RunDirectory(path)
+
+
+def latest_run(root: Path, name: str) -> RunDirectory | None:
+    """The newest run of that name, finished or not; None if there is none."""
+    runs = sorted(path.parent for path in (root / name).glob("*/status.json"))
+    return RunDirectory(runs[-1]) if runs else None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the command: what one needs to know to repeat a run."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "segtrain": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if gpus else None,
+        "gpus": gpus,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "command": sys.argv,
+    }

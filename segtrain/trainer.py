@@ -1,0 +1,203 @@
+"""The loop: steps, and what happens every so often between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from segtrain.distributed import is_main, max_over_ranks, sum_over_ranks, world_size
+from segtrain.learner import Learner
+from segtrain.metrics import Evaluation
+from segtrain.observers.observer import Observer
+from segtrain.task import Batch
+
+
+class Batches(Protocol):
+    """Training batches without end, from any position counted over all epochs."""
+
+    def start(self, batch: int) -> Iterator[Batch]: ...
+
+
+Evaluate = Callable[[nn.Module, int], Evaluation]
+Save = Callable[[str, dict[str, Any]], None]  # (name of the checkpoint, state)
+
+
+@dataclass(frozen=True)
+class Every:
+    """Intervals in finished optimizer steps. The last step always evaluates and saves."""
+
+    log: int
+    validate: int
+    save: int
+
+
+@dataclass
+class Best:
+    """The best value of the monitored metric so far; NaN is never best."""
+
+    metric: str
+    value: float = -math.inf
+    step: int = -1
+
+    def improves(self, value: float, step: int) -> bool:
+        """Take `value` if it beats what is held (an undefined one never does), and say whether it did."""
+        if not value > self.value:
+            return False
+        self.value, self.step = value, step
+        return True
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """The run was asked to stop; it has saved its state."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+class Trainer:
+    """Takes the learner from where it stands to `steps` finished steps."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        batches: Batches,
+        *,
+        steps: int,
+        every: Every,
+        accumulate: int = 1,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        evaluate: Evaluate,
+        judge_ema: bool = False,
+        monitor: str = "val/miou",
+        save: Save,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.learner = learner
+        self.batches = batches
+        self.steps = steps
+        self.every = every
+        self.accumulate = accumulate
+        self.device = device
+        self.memory_format = memory_format
+        self.evaluate = evaluate
+        self.judge_ema = judge_ema and learner.ema is not None
+        self.save = save
+        self.observers = observers
+        self.best = Best(monitor)
+        self.stop_signal = 0  # set by a signal handler: the current step is finished, the state is saved
+
+    def run(self) -> Best:
+        """Train to the end. Raises Interrupted after a stop signal, TrainingError when the loss is not finite."""
+        clock = Clock(self.device)
+        learner = self.learner
+        source = self.batches.start((learner.step + learner.skipped) * self.accumulate)
+        while learner.step < self.steps:
+            with clock.waiting():
+                batches = [b.to(self.device, self.memory_format) for b in islice(source, self.accumulate)]
+            logits = learner.update(batches)
+            clock.count(len(batches) * len(batches[-1].ids))
+            step, last = learner.step, learner.step == self.steps
+            if last or step % self.every.log == 0:
+                self._log(clock, logits, batches[-1])
+            del logits, batches  # a full-resolution tensor must not live through the next step
+            if last or step % self.every.validate == 0:
+                self._validate()
+                clock.restart()
+            stop = self._agreed_stop(step)
+            if last or step % self.every.save == 0 or stop:
+                self._save("last")
+            if stop and not last:
+                raise Interrupted(stop)
+        return self.best
+
+    def _agreed_stop(self, step: int) -> int:
+        """The signal on which to stop now. Several ranks have to stop at one step, so they agree when they log."""
+        if world_size() == 1:
+            return self.stop_signal
+        if step % self.every.log:
+            return 0
+        return int(max_over_ranks(torch.tensor(self.stop_signal, device=self.device)))
+
+    def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
+        scalars = self.learner.read_logs()
+        seen = self.learner.criterion.inspect(logits, batch.target, self.learner.step)
+        if seen is not None:
+            scalars |= {name: float(value) for name, value in seen.scalars.items()}
+        scalars |= clock.read()
+        for observer in self.observers:
+            observer.on_step(self.learner.step, scalars)
+
+    def _validate(self) -> None:
+        self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint
+        step, ema = self.learner.step, self.learner.ema
+        report = self.evaluate(ema.module if ema is not None and self.judge_ema else self.learner.model, step)
+        is_best = self.best.improves(report.scalars.get(self.best.metric, math.nan), step)
+        for observer in self.observers:
+            observer.on_evaluation(step, report)
+        if is_best:
+            self._save("best")
+
+    def _save(self, name: str) -> None:
+        self.learner.guard.check()
+        if is_main():
+            self.save(name, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learner's state and the best value so far: all that a resumed run needs besides its configuration."""
+        return {**self.learner.state_dict(), "best": [self.best.metric, self.best.value, self.best.step]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`. A best value of another metric is forgotten."""
+        self.learner.load_state_dict(state)
+        metric, value, step = state["best"]
+        if metric == self.best.metric:
+            self.best = Best(metric, value, step)
+
+
+class Clock:
+    """Wall time between logs: per step, per image, and the share spent waiting for data."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was measured; for pauses that are not training."""
+        self.began, self.waited, self.images, self.steps = time.perf_counter(), 0.0, 0, 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A context whose time counts as waiting for data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def count(self, images: int) -> None:
+        """One more step, of `images` images on this rank."""
+        self.images += images
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The scalars since the last read; images are summed over ranks."""
+        elapsed = time.perf_counter() - self.began
+        images = int(sum_over_ranks(torch.tensor(self.images, device=self.device)))
+        scalars = {
+            "perf/img_per_s": images / elapsed,
+            "perf/step_s": elapsed / max(1, self.steps),
+            "perf/data_s": self.waited / max(1, self.steps),
+            "perf/data_share": self.waited / elapsed,
+        }
+        if self.device.type == "cuda":
+            scalars["perf/gpu_mem_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.restart()
+        return scalars

@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+
+from segtrain.metrics import Evaluation
+from segtrain.trainer import Best, Every, Interrupted, Trainer
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self):
+        self.steps, self.evaluations = [], []
+
+    def on_step(self, step, scalars):
+        self.steps.append((step, dict(scalars)))
+
+    def on_evaluation(self, step, report):
+        self.evaluations.append((step, report))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def trained(tiny):
+    """A trainer over the tiny run, with everything it tells and saves written down."""
+
+    def make(*overrides, evaluate=None, **changes):
+        built = tiny(*overrides)
+        saved, recorder = [], Recorder()
+        trainer = Trainer(
+            built.learner,
+            built.loader,
+            **{
+                "steps": built.steps,
+                "every": built.every,
+                "accumulate": built.config.train.accumulate,
+                "device": torch.device("cpu"),
+                "evaluate": evaluate or built.evaluator,
+                "judge_ema": True,
+                "save": lambda name, state: saved.append((name, state["step"])),
+                "observers": [recorder],
+                **changes,
+            },
+        )
+        return trainer, recorder, saved
+
+    return make
+
+
+def test_the_loop_logs_evaluates_and_saves_when_it_is_due_and_at_the_end(trained):
+    trainer, recorder, saved = trained("train.steps=7", every=Every(log=2, validate=3, save=4))
+    trainer.run()
+    assert [step for step, _ in recorder.steps] == [2, 4, 6, 7]
+    assert [step for step, _ in recorder.evaluations] == [3, 6, 7]
+    assert [step for name, step in saved if name == "last"] == [4, 7]
+    assert [step for name, step in saved if name == "best"][0] == 3
+
+
+def test_a_logged_step_has_loss_rates_mining_and_speed(trained):
+    trainer, recorder, _ = trained()
+    trainer.run()
+    _, scalars = recorder.steps[-1]
+    assert {"train/loss", "optim/lr/head", "mining/top_p_effective", "mining/pixels_for_99pct_loss"} <= scalars.keys()
+    assert {"perf/img_per_s", "perf/data_share", "perf/step_s"} <= scalars.keys()
+    assert all(math.isfinite(value) for value in scalars.values())
+
+
+def test_accumulation_takes_that_many_batches_a_step(trained):
+    trainer, recorder, _ = trained("train.accumulate=2", "train.steps=3")
+    taken = []
+    start = trainer.batches.start
+    trainer.batches = type("Counted", (), {"start": lambda self, at: (taken.append(b.ids) or b for b in start(at))})()
+    trainer.run()
+    assert len(taken) == 6
+
+
+def test_a_stop_signal_finishes_the_step_saves_and_leaves(trained):
+    trainer, _, saved = trained("train.steps=100", "validate.every=100", "checkpoint.every=100")
+    trainer.observers = [type("Stop", (Recorder,), {"on_step": lambda self, step, s: setattr(trainer, "stop_signal", 15)})()]
+    with pytest.raises(Interrupted) as stop:
+        trainer.run()
+    assert stop.value.signal == 15
+    assert saved == [("last", 2)]
+
+
+def test_a_finished_run_has_nothing_left_to_do(trained):
+    trainer, recorder, saved = trained("train.steps=2")
+    trainer.run()
+    told = len(recorder.steps)
+    trainer.run()
+    assert len(recorder.steps) == told
+
+
+def test_nan_is_never_the_best():
+    best = Best("val/miou")
+    verdicts = [best.improves(value, step) for step, value in enumerate([math.nan, 0.3, math.nan, 0.2, 0.3, 0.4])]
+    assert verdicts == [False, True, False, False, False, True]
+    assert (best.value, best.step) == (0.4, 5)
+
+
+def test_the_best_is_saved_when_the_monitored_scalar_rises_and_only_then(trained, tiny):
+    built = tiny()
+    values = iter([0.2, 0.1, math.nan, 0.5])
+
+    def evaluate(model, step):
+        report = built.evaluator(model, step)
+        return Evaluation({"val/miou": next(values)}, report.classes, report.confusion, report.task)
+
+    trainer, _, saved = trained("train.steps=4", evaluate=evaluate, every=Every(log=9, validate=1, save=9))
+    trainer.run()
+    assert [step for name, step in saved if name == "best"] == [1, 4]
+
+
+def test_the_best_value_survives_a_resume(trained):
+    trainer, _, _ = trained("train.steps=4")
+    trainer.run()
+    other, _, _ = trained("train.steps=4")
+    other.load_state_dict(trainer.state_dict())
+    assert other.best == trainer.best
