@@ -50,11 +50,11 @@ def test_only_the_last_layer_of_a_classifier_is_its_head(arch):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", TORCHVISION)
 def test_every_classifier_of_torchvision_has_a_head_of_its_own(arch):
-    with torch.device("meta"):
+    with torch.device("cpu" if arch.startswith("regnet") else "meta"):  # regnets compute their widths with tensors
         model = torchvision_classifier(7, arch=arch, weights=None).train()
-        size = 299 if arch == "inception_v3" else 518 if arch == "vit_h_14_swag" else 224
+        size = 64 if arch.startswith("regnet") else 299 if arch == "inception_v3" else 224
         assert model(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, 7)
-    assert [dict(model.named_parameters())[name].shape[0] for name in head_names(model)] == [7, 7]
+    assert {dict(model.named_parameters())[name].shape[0] for name in head_names(model)} == {7}
 
 
 @pytest.mark.parametrize("library", FACTORIES)
