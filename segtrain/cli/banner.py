@@ -20,7 +20,7 @@ def banner(built: Built, source: Source, run: RunDirectory | None, labels: str) 
     }
     weights = _class_weights(built)
     if weights:
-        lines["weights"] = "  ".join(
+        lines["weight"] = "  ".join(
             f"{name} {weight:.3g}" for name, weight in zip(built.task.classes, weights, strict=True)
         )
     if run is not None:
