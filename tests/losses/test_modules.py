@@ -124,6 +124,13 @@ def test_the_last_call_leaves_its_statistics():
     assert not any(value.requires_grad for value in module.last)
 
 
+def test_on_a_device_nothing_is_asked_of_the_host(module):
+    if module is L.BCELoss:
+        pytest.skip("torch.autocast does not know the meta device")
+    inputs, target = (x.to("meta") for x in scene())
+    assert module(weight=torch.ones(3)).to("meta")(inputs, target).device.type == "meta"
+
+
 def test_mined_takes_any_pixel_loss():
     inputs, target = scene()
     target[0, 0] = 255
