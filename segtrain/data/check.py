@@ -27,13 +27,20 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5) -> str:
         more = [f"… and {len(errors) - show} more"] if len(errors) > show else []
         told = [message for error in errors[:show] for message in error.messages]
         raise DataError(f"label check: {len(errors)} of {len(chosen)} sampled files cannot be used:", *told, *more)
-    spec, ignored = dataset.labels, dataset.labels.ignore_index
-    if seen == {0, ignored} and spec.table.get(ignored) == ignored and len(spec.names) > 1:
-        first, second = spec.names[:2]
-        raise DataError(
-            f"label check: all {len(chosen)} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so "
-            f"every valid pixel is class 0 ({first}). If {ignored} means {second}, set "
-            f"values: {{0: {first}, {ignored}: {second}}}"
-        )
+    if problem := only_the_first_class(dataset, seen, len(chosen)):
+        raise DataError(f"label check: {problem}")
+    spec = dataset.labels
     absent = [name for i, name in enumerate(spec.names) if i not in seen] if dataset.kind == "segmentation" else []
     return f"labels of {len(chosen)} samples ok" + (f", without {some(absent)}" if absent else "")
+
+
+def only_the_first_class(dataset: Dataset, seen: set[int], count: int) -> str | None:
+    """What to say if `seen`, the ids in `count` label files, are class 0 and ignored: likely 0/255 masks."""
+    spec, ignored = dataset.labels, dataset.labels.ignore_index
+    if seen != {0, ignored} or spec.table.get(ignored) != ignored or len(spec.names) == 1:
+        return None
+    first, second = spec.names[:2]
+    return (
+        f"all {count} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so every valid pixel is "
+        f"class 0 ({first}). If {ignored} means {second}, set values: {{0: {first}, {ignored}: {second}}}"
+    )

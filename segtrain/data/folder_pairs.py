@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segtrain.data.labels import Palette, given_labels
 from segtrain.data.pairs import Pair, Pairs
-from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines, some
+from segtrain.data.paths import Missing, MissingFilesError, find_root, found_in, image_files, read_lines, some
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
@@ -54,7 +54,7 @@ def folder_pairs(
     wanted = _wanted(files, found, place)
     without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
     if without and missing == "error":
-        raise DataError(_unpaired(found, targets, wanted, without, f"{masks}/{{}}{mask_suffix}.*"))
+        raise _unpaired(found, targets, wanted, without, f"{masks}/{{}}{mask_suffix}.*")
     kept = [Pair(found[name], targets[name], valid.get(name)) for name in wanted if name not in without]
     if not kept:
         raise DataError(
@@ -97,11 +97,13 @@ def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) 
 
 def _unpaired(
     images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], looked_for: str
-) -> str:
+) -> MissingFilesError:
     named = [f"{images[name].name} (looked for {looked_for.format(name)})" for name in sorted(without)]
     spare = len(masks.keys() - images.keys())
     others = f"; {spare} masks have no image" if spare else ""
-    return (
+    return MissingFilesError(
         f"{len(without)} of {len(wanted)} images have no mask: {some(named)}{others}. "
-        "Set missing: skip to leave them out"
+        "Set missing: skip to leave them out",
+        each=named,
+        total=len(wanted),
     )

@@ -44,14 +44,16 @@ def stanford_cars(
         folder, rows = _images(place, "cars_train"), _rows(place / "devkit" / "cars_train_annos.mat")
         if split != "trainval":
             rows = _divided(rows, val_share)[split]
-    items = [Labelled(folder / row["fname"], row["class"] - 1, None if crop is None else _box(row)) for row in rows]
-    return existing_images(place, items, names, missing, margin=crop or 0.0)
+    items = [Labelled(folder / row["fname"], row["class"] - 1, _box(row)) for row in rows]
+    return existing_images(place, items, names, missing, margin=crop)
 
 
 Row = dict[str, Any]  # bbox_x1, bbox_y1, bbox_x2, bbox_y2, class, fname; pixels and classes count from 1
 
 
-def _box(row: Row) -> Box:
+def _box(row: Row) -> Box | None:
+    if "bbox_x1" not in row:
+        return None
     return Box(row["bbox_x1"] - 1, row["bbox_y1"] - 1, row["bbox_x2"], row["bbox_y2"])
 
 
