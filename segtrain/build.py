@@ -113,16 +113,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.label_counts = cache(lambda: label_counts(train, device))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
-    maker.context[TRANSFORMS] = (task.ignore_index,)
-    loader = train_loader(
-        train,
-        [] if limits.overfit else [maker.make(transform) for transform in config.data.augment],
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        seed=config.seed,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-    )
+    loader = training_loader(config, maker, train, augment=not limits.overfit)
     steps = run_length(config, loader)
     maker.run_for(steps)
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
@@ -229,6 +220,20 @@ class First:
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
+
+
+def training_loader(config: Config, maker: Maker, train: Dataset, *, augment: bool = True) -> TrainLoader:
+    """The batches that a run trains on."""
+    maker.context[TRANSFORMS] = (train.labels.ignore_index,)
+    return train_loader(
+        train,
+        [maker.make(transform) for transform in config.data.augment] if augment else [],
+        batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
 
 
 def label_counts(dataset: Dataset, device: torch.device) -> list[list[int]]:

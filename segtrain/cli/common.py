@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,10 +25,11 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         print(f"error: No space left on device: {error.filename or error}", file=sys.stderr)
         return DISK_FULL
-    except BrokenPipeError:
-        return FAILED

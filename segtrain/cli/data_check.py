@@ -70,8 +70,8 @@ def _checked(maker: Any, wanted: Any, split: str, args: argparse.Namespace) -> C
         else:
             problems += [f"missing: {each}" for each in lack.each]
             problems.append(
-                f"{len(lack.each):,} of {lack.total:,} samples lack a file; get them, or set data.{split}.missing: skip "
-                "to leave them out"
+                f"{len(lack.each):,} of {lack.total:,} samples lack a file; get them, or set "
+                f"data.{split}.missing: skip to leave them out"
             )
     try:
         dataset: Dataset = maker.make(lenient(wanted))

@@ -72,10 +72,15 @@ def _advice(weights: dict[Method, list[float]], train: Survey) -> str:
     absent = [name for name, count in zip(train.names, train.pixels, strict=True) if not count]
     note = f" ({len(absent)} classes that do not occur get 1)" if absent else ""
     methods = ", ".join(weights)
+    alike = (
+        ""
+        if max(weights["effective_number"]) > 1.01
+        else (" (effective_number says 1: more than some 10,000 pixels tell it nothing new)")
+    )
     return (
         f"The weights are of the training labels{note}. A criterion takes them by name, class_weights: one of "
-        f"{methods}, and counts all labels anew at the start; auto is median_frequency. Mining and weights both favour "
-        "rare classes: try mining alone first."
+        f"{methods}{alike}, and counts all labels anew at the start; auto is median_frequency. Mining and weights both "
+        "favour rare classes: try mining alone first."
     )
 
 

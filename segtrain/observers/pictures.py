@@ -105,6 +105,33 @@ def batch(images: Picture, targets: npt.NDArray[Any], ids: Sequence[str], task: 
     return _sheet("A batch as the model sees it, after augmentation", [contact_sheet(tiles)], entries)
 
 
+def samples(images: Sequence[Picture], targets: Sequence[npt.NDArray[Any]], ids: Sequence[str], task: Task) -> Picture:
+    """Images of any sizes beside themselves under their labels, or with their classes in classification."""
+    tiles, seen = list[Picture](), set[int]()
+    for image, target, name in zip(images, targets, ids, strict=True):
+        if task.kind == "classification":
+            probe = _resized(Probe(image, image[..., 0], image[..., 0], None, None, name))
+            tiles.append(stacked([_titled("", probe.image, name), line(_class_of(int(target), task), 480)]))
+            continue
+        probe = _resized(Probe(image, target, target, None, None, name))
+        seen |= set(np.unique(target).tolist())
+        tiles.append(beside([_titled("", probe.image, name), _titled("label", _tinted(probe, task))], gap=2))
+    if task.kind == "classification":
+        return _sheet("Images and their classes", [contact_sheet(tiles)], [])
+    return _sheet("Images, and their labels over them", [contact_sheet(tiles)], _class_entries(task, seen))
+
+
+def _class_of(target: int, task: Task) -> str:
+    return f"{target} {task.classes[target]}" if 0 <= target < task.num_classes else "ignored"
+
+
+def _tinted(probe: Probe, task: Task) -> Picture:
+    """The image under the colours of its label, hatched where it is ignored. An outline would hide thin things."""
+    gray = cv2.cvtColor(cv2.cvtColor(probe.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed: Picture = (0.35 * gray + 0.65 * colored(probe.target, task)).astype(np.uint8)
+    return mixed
+
+
 def contact_sheet(pictures: Sequence[Picture], *, columns: int | None = None) -> Picture:
     """All pictures in a grid that is about as wide as it is high; each keeps its size."""
     width = max(picture.shape[1] for picture in pictures)
