@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
@@ -21,12 +23,14 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from segtrain.data.dataset import Dataset
+from segtrain.data.paths import some
 from segtrain.data.transforms import Transform
 from segtrain.errors import DataError
 from segtrain.task import Batch, Sample
 
 Loaded = TypeVar("Loaded")
 ORDER, AUGMENT = 0, 1  # what random numbers are for; keeps their streams apart
+SMALL = 1 << 30  # bytes of shared memory
 POLL_S = 2.0  # how soon the death of a worker is noticed
 
 
@@ -160,8 +164,14 @@ class Feed(Generic[Loaded]):
 
     def _under_way(self) -> str:
         names = [self._source.dataset.path(key.sample) for keys in self._order.asked for key in keys]
-        more = f", … ({len(names)} in all)" if len(names) > 32 else ""
-        return f"being loaded were: {', '.join(names[:32])}{more}; data.workers: 0 loads without processes"
+        return f"being loaded were: {some(names, 32)}; data.workers: 0 loads without processes{_small_memory()}"
+
+
+def _small_memory() -> str:
+    """Batches travel through shared memory, of which containers have little; a worker that finds it full is killed."""
+    folder = Path("/dev/shm")
+    size = shutil.disk_usage(folder).total if folder.is_dir() else SMALL
+    return f". {folder} has {size >> 20} MiB in all: is it full? (docker run --shm-size=8g)" if size < SMALL else ""
 
 
 @dataclass(frozen=True)

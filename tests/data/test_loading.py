@@ -98,6 +98,17 @@ def test_each_epoch_has_its_own_order_and_its_own_augmentations(workers: int):
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(first, 2))
 
 
+def test_samples_of_one_epoch_have_augmentations_of_their_own():
+    corner = np.eye(2, dtype=np.uint8)[:1].repeat(2, axis=0)  # lighter on the left
+
+    class Same(Numbers):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(np.stack([corner] * 3, axis=2), corner, self.path(index))
+
+    batch = take(1, loader(Same(64), (TRANSFORMS["HorizontalFlip"](255, p=0.5),), batch_size=64).start(0))[0]
+    assert 12 < int((batch.target[:, 0, 0] == 1).sum()) < 52
+
+
 def test_another_seed_is_another_order():
     orders = {tuple(b.ids for b in take(5, loader(Numbers(11), (), seed=seed).start(0))) for seed in range(5)}
     assert len(orders) == 5
