@@ -7,12 +7,14 @@ import importlib
 import math
 import pkgutil
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,18 +28,32 @@ import segtrain.models
 from segtrain import distributed
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
+from segtrain.data.counting import count_labels
 from segtrain.data.dataset import Dataset
+from segtrain.data.feed import batches_by_size
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
-from segtrain.errors import ConfigError, UserError
+from segtrain.errors import ConfigError, UserError, did_you_mean
 from segtrain.evaluator import Evaluator
 from segtrain.finite import FiniteGuard
 from segtrain.learner import Learner
 from segtrain.losses.criterion import Criterion, as_criterion
+from segtrain.losses.weights import FromLabels, from_labels
+from segtrain.metrics import scores_to_maximise
 from segtrain.optim import parameter_groups
 from segtrain.precision import Precision, precision
-from segtrain.registry import CRITERIA, MODELS, OPTIMIZERS, PIXEL_LOSSES, REGION_LOSSES, SCHEDULES, TRANSFORMS, Registry
+from segtrain.registry import (
+    CRITERIA,
+    MODELS,
+    OPTIMIZERS,
+    PIXEL_LOSSES,
+    REGION_LOSSES,
+    SCHEDULES,
+    TRANSFORMS,
+    Registry,
+    parameters,
+)
 from segtrain.schedule import Schedule, between, constant, linear, product
-from segtrain.task import Batch, Task
+from segtrain.task import Task
 from segtrain.trainer import Every
 
 PACKAGES = (segtrain.losses, segtrain.data, segtrain.models)  # every module in them registers what it has
@@ -83,6 +99,7 @@ class Built:
     steps: int
     every: Every
     memory_format: torch.memory_format
+    warnings: tuple[str, ...] = ()
 
     @property
     def global_batch(self) -> int:
@@ -95,7 +112,9 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     seed_everything(config.seed)
     maker = Maker(source)
     train, val = datasets(config, maker, limits)
+    maker.label_counts = cache(lambda: label_counts(train, device))
     task = train.labels.task(config.task)
+    check_monitor(config.monitor, task, source)
     maker.context[TRANSFORMS] = (task.ignore_index,)
     loader = train_loader(
         train,
@@ -117,7 +136,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     evaluator = make_evaluator(config, val, task, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout)
+    warnings = tuple(unfinished_warmup(criterion, steps))
+    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
 class Maker:
@@ -127,6 +147,7 @@ class Maker:
         self.source = source
         self.run = 0
         self.context: dict[Registry, tuple[Any, ...]] = {}  # what each registry's factories take by position
+        self.label_counts: Callable[[], list[list[int]]] = list  # of the training labels, when they are known
 
     def run_for(self, steps: int) -> None:
         """The length of the run, once it is known; durations need it."""
@@ -136,16 +157,19 @@ class Maker:
     def make(self, component: Component) -> Any:
         """The object that `component` names."""
         keys = {key: self._value(value) for key, value in component.params.items()}
-        with self.at(component.path):
-            return component.registry[component.name](*self._positional(component), **keys)
+        for key, parameter in parameters(component.registry[component.name]).items():
+            if isinstance(keys.get(key), str) and FromLabels in get_args(parameter.annotation):
+                keys[key] = from_labels(keys[key], *self.label_counts())
+        with self.at(component.path, keys):
+            return component.registry[component.name](*self.context.get(component.registry, ()), **keys)
 
     def steps(self, duration: int | Share) -> int:
         """A duration in optimizer steps; a share of the run is at least one step."""
         return max(1, round(duration * self.run)) if isinstance(duration, Share) and duration > 0 else int(duration)
 
     @contextmanager
-    def at(self, path: str) -> Iterator[None]:
-        """Errors inside are reported at `path` of the configuration."""
+    def at(self, path: str, keys: Collection[str] = ()) -> Iterator[None]:
+        """Errors inside are reported at `path` of the configuration, or at that of its `keys` which they begin with."""
         try:
             yield
         except ConfigError:
@@ -153,10 +177,9 @@ class Maker:
         except UserError as error:
             raise type(error)(*(f"{self.source.where(path)}: {path}: {text}" for text in error.messages)) from error
         except ValueError as error:
-            raise ConfigError(f"{self.source.where(path)}: {path}: {error}") from error
-
-    def _positional(self, component: Component) -> tuple[Any, ...]:
-        return self.context.get(component.registry, ())
+            first = str(error).split(" ")[0]
+            place = f"{path}.{first}" if first in keys else path
+            raise ConfigError(f"{self.source.where(place)}: {path}: {error}") from error
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, Component):
@@ -209,6 +232,33 @@ class First:
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
+
+
+def unfinished_warmup(criterion: Criterion, steps: int) -> Iterator[str]:
+    """A warning if the run is over before the mining has reached its share."""
+    reached, wanted = criterion.mined_share(steps - 1), criterion.mined_share(sys.maxsize)
+    if reached is not None and wanted is not None and reached > wanted:
+        yield (
+            f"criterion.warmup is longer than the run: at its last step {reached:.0%} of the valid pixels are mined, "
+            f"not {wanted:.0%}; shorten it, or give it as a share of the run such as end: 75%"
+        )
+
+
+def label_counts(dataset: Dataset, device: torch.device) -> list[list[int]]:
+    """Two numbers per class, see count_labels; every rank counts a part of the dataset."""
+    mine = count_labels(dataset, range(distributed.rank(), len(dataset), distributed.world_size()))
+    counts: list[list[int]] = distributed.sum_over_ranks(torch.from_numpy(mine).to(device)).tolist()
+    return counts
+
+
+def check_monitor(monitor: str, task: Task, source: Source) -> None:
+    """Raise ConfigError if no evaluation will have the monitored scalar, or if less of it is better."""
+    known = scores_to_maximise(task)
+    if monitor not in known:
+        hint = did_you_mean(monitor, known)
+        raise ConfigError(
+            f"{source.where('validate.monitor')}: validate.monitor: no score to maximise '{monitor}'{hint}"
+        )
 
 
 def run_length(config: Config, loader: TrainLoader) -> int:
@@ -280,15 +330,10 @@ def make_evaluator(config: Config, val: Dataset, task: Task, criterion: Criterio
         world=distributed.world_size(),
     )
     chosen = random.Random(config.seed).sample(range(len(val)), min(config.log.pictures, len(val)))
-    probes = [batch_of_one(val, index) for index in chosen] if distributed.is_main() else []
+    probes = batches_by_size([val[index] for index in chosen]) if distributed.is_main() else []
+    if isinstance(probes, UserError):
+        raise probes
     return Evaluator(loader, task, criterion, precision=accuracy, probes=probes)
-
-
-def batch_of_one(dataset: Dataset, index: int) -> Batch:
-    """One sample as a batch."""
-    sample = dataset[index]
-    image = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)[None]
-    return Batch(image, torch.from_numpy(np.asarray(sample.target))[None], (sample.id,))
 
 
 def channels_last(config: Config, device: torch.device) -> bool:

@@ -30,7 +30,7 @@ class Evaluator:
         self.task = task
         self.criterion = criterion
         self.precision = precision
-        self.probes = probes  # single images, drawn at every evaluation so that pictures can be compared
+        self.probes = probes  # the same images at every evaluation, so that pictures can be compared
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
@@ -46,7 +46,7 @@ class Evaluator:
             scores.update(logits, batch.target)
             losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
-        probes = [self._probe(model, batch, step) for batch in self.probes] if is_main() else []
+        probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
         model.train(was_training)
         result = scores.total()
         scalars = {**result.scalars(), "val/loss": loss}
@@ -57,15 +57,23 @@ class Evaluator:
             logits: Tensor = model(batch.image)
         return logits
 
-    def _probe(self, model: nn.Module, batch: Batch, step: int) -> Probe:
+    def _probes(self, model: nn.Module, batch: Batch, step: int) -> list[Probe]:
         batch = batch.to(self.precision.device)
         logits = self._logits(model, batch)
         seen = self.criterion.inspect(logits, batch.target, step)
-        return Probe(
-            image=batch.image[0].permute(1, 2, 0).cpu().numpy(),
-            target=batch.target[0].cpu().numpy(),
-            prediction=predict(logits)[0].to(torch.uint8).cpu().numpy(),
-            mined=None if seen is None else seen.share[0].float().cpu().numpy(),
-            loss=None if seen is None else seen.hardness[0].float().cpu().numpy(),
-            id=batch.ids[0],
-        )
+        images = batch.image.permute(0, 2, 3, 1).cpu().numpy()
+        targets = batch.target.to(torch.uint8).cpu().numpy()
+        predictions = predict(logits).to(torch.uint8).cpu().numpy()
+        mined = None if seen is None else seen.share.float().cpu().numpy()
+        losses = None if seen is None else seen.hardness.float().cpu().numpy()
+        return [
+            Probe(
+                image=images[i],
+                target=targets[i],
+                prediction=predictions[i],
+                mined=None if mined is None else mined[i],
+                loss=None if losses is None else losses[i],
+                id=name,
+            )
+            for i, name in enumerate(batch.ids)
+        ]

@@ -47,6 +47,14 @@ def meter(task: Task, device: torch.device | str = "cpu") -> Meter:
     return ConfusionMatrix(task, device) if task.kind == "segmentation" else ClassificationMeter(task, device)
 
 
+def scores_to_maximise(task: Task) -> list[str]:
+    """The names of the scalars of which more is better; what an evaluation can be judged by."""
+    if task.kind == "classification":
+        return ["val/top1", "val/top5", "val/macc"]
+    perfect = np.eye(task.num_classes, dtype=np.int64)
+    return list(SegmentationScores(perfect, task.classes).scalars())
+
+
 class ConfusionMatrix:
     """Exact int64 counts of (label, prediction) pairs over the pixels that are not ignored."""
 

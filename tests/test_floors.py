@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "segtrain"
 
-# The most specific prefix counts. A new module belongs to the floor of its folder; a new top-level module is added here.
+# The most specific prefix counts: a new module belongs to the floor of its folder, a new top-level one is added here.
 FLOORS = {
     "": 0,
     "task": 0,

@@ -142,7 +142,7 @@ def test_a_non_finite_gradient_leaves_the_weights_alone_and_names_the_files(tiny
 def test_a_skipped_step_moves_nothing(tiny):
     built = tiny("train.on_nonfinite=skip", "train.max_nonfinite=2")
     learner = built.learner
-    first, bad, last = batches(built, 3)
+    first, bad, _last = batches(built, 3)
     learner.update([first])
     before = copy.deepcopy([learner.step, weights(learner), learner.ema.module.state_dict()])
     handle = learner.model.head[1].bias.register_hook(lambda gradient: gradient * float("inf"))

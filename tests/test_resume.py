@@ -5,7 +5,11 @@ from segtrain.errors import CheckpointError, ConfigError
 from segtrain.resume import changes, choose
 from segtrain.run import RunDirectory
 
-THEN = {"train": {"steps": 400, "amp": "off"}, "criterion": {"name": "bootstrapped_ce", "top_p": 0.25}, "data": {"workers": 2}}
+THEN = {
+    "train": {"steps": 400, "amp": "off"},
+    "criterion": {"name": "bootstrapped_ce", "top_p": 0.25},
+    "data": {"workers": 2},
+}
 
 
 def changed(**sections):
@@ -59,7 +63,9 @@ def test_a_path_means_that_run_or_that_checkpoint(left, tmp_path):
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="nothing.pt: does not exist; give a run directory, a checkpoint, or auto"):
+    with pytest.raises(
+        CheckpointError, match=r"nothing\.pt: does not exist; give a run directory, a checkpoint, or auto"
+    ):
         choose(str(tmp_path / "nothing.pt"), None, tmp_path, "street")
 
 

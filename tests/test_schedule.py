@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_rises_go_from_zero_to_one_without_falling(factory):
     values = [rise(step) for step in range(50)]
     assert values[:11] == [0.0] * 11
     assert values[30:] == [1.0] * 20
-    assert all(a <= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(values))
     assert 0 < values[11] < values[29] < 1
 
 

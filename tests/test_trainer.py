@@ -56,7 +56,7 @@ def test_the_loop_logs_evaluates_and_saves_when_it_is_due_and_at_the_end(trained
     assert [step for step, _ in recorder.steps] == [2, 4, 6, 7]
     assert [step for step, _ in recorder.evaluations] == [3, 6, 7]
     assert [step for name, step in saved if name == "last"] == [4, 7]
-    assert [step for name, step in saved if name == "best"][0] == 3
+    assert next(step for name, step in saved if name == "best") == 3
 
 
 def test_a_logged_step_has_loss_rates_mining_and_speed(trained):
@@ -69,7 +69,7 @@ def test_a_logged_step_has_loss_rates_mining_and_speed(trained):
 
 
 def test_accumulation_takes_that_many_batches_a_step(trained):
-    trainer, recorder, _ = trained("train.accumulate=2", "train.steps=3")
+    trainer, _recorder, _ = trained("train.accumulate=2", "train.steps=3")
     taken = []
     start = trainer.batches.start
     trainer.batches = type("Counted", (), {"start": lambda self, at: (taken.append(b.ids) or b for b in start(at))})()
@@ -79,7 +79,9 @@ def test_accumulation_takes_that_many_batches_a_step(trained):
 
 def test_a_stop_signal_finishes_the_step_saves_and_leaves(trained):
     trainer, _, saved = trained("train.steps=100", "validate.every=100", "checkpoint.every=100")
-    trainer.observers = [type("Stop", (Recorder,), {"on_step": lambda self, step, s: setattr(trainer, "stop_signal", 15)})()]
+    trainer.observers = [
+        type("Stop", (Recorder,), {"on_step": lambda self, step, s: setattr(trainer, "stop_signal", 15)})()
+    ]
     with pytest.raises(Interrupted) as stop:
         trainer.run()
     assert stop.value.signal == 15
@@ -87,7 +89,7 @@ def test_a_stop_signal_finishes_the_step_saves_and_leaves(trained):
 
 
 def test_a_finished_run_has_nothing_left_to_do(trained):
-    trainer, recorder, saved = trained("train.steps=2")
+    trainer, recorder, _saved = trained("train.steps=2")
     trainer.run()
     told = len(recorder.steps)
     trainer.run()

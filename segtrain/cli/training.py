@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import signal
 import time
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from segtrain import checkpoint, distributed
@@ -20,6 +23,7 @@ from segtrain.config import Config, Source, load
 from segtrain.config.writer import plain_config
 from segtrain.data.check import check_labels
 from segtrain.errors import ConfigError
+from segtrain.observers import pictures
 from segtrain.observers.console import Console
 from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
@@ -75,6 +79,8 @@ def dry_run(built: Built, source: Source, labels: str) -> int:
     """One step's work without its effect."""
     for label, text in banner(built, source, None, labels).items():
         print(f"{label:7}{text}")
+    for warning in built.warnings:
+        print(f"warning: {warning}")
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():
@@ -170,12 +176,20 @@ class Job:
             self.console.line(f"resume from {self.start.checkpoint} at step {step}")
         for note in self.notes:
             self.console.line(f"       {note}")
+        for warning in built.warnings:
+            self.console.line(f"warning: {warning}")
         texts = {"config": f"```yaml\n{self.source.to_yaml()}```"}
-        return [
-            self.console,
-            Files(path, built.task, start_step=step),
-            TensorBoard(path / "tb", built.task, start_step=step, texts=texts),
-        ]
+        board = TensorBoard(path / "tb", built.task, start_step=step, texts=texts)
+        board.picture(step, "data/batch", self.first_batch())
+        return [self.console, Files(path, built.task, start_step=step), board]
+
+    def first_batch(self) -> npt.NDArray[np.uint8]:
+        """What the network will see next, augmented, as a picture."""
+        learner = self.trainer.learner
+        position = (learner.step + learner.skipped) * self.config.train.accumulate
+        batch = next(dataclasses.replace(self.built.loader, workers=0).start(position))
+        images, targets = batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
+        return pictures.batch(images, targets, batch.ids, self.built.task)
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Publish a checkpoint: `best`, or a numbered one that `last` then means."""

@@ -241,9 +241,9 @@ def _vehicle(canvas: Canvas, x: float, foot: float, scale: float) -> None:
 
 
 def _pole(canvas: Canvas, x: float, foot: float, scale: float) -> None:
-    """A lamp post, a sign post or a bare pole, one to three units wide."""
+    """A lamp post, a sign post or a bare pole, one to three units wide: at 96x128, what a network can just see."""
     tall = canvas.between(30, 58) * canvas.unit * scale
-    half = canvas.between(0.4, 0.9) * canvas.unit * (0.3 + 0.7 * scale)
+    half = canvas.between(0.7, 1.3) * canvas.unit * (0.4 + 0.6 * scale)
     metal = canvas.color([(95, 98, 100), (160, 162, 165), (92, 74, 58)][canvas.rng.integers(3)], 25)
     top = foot - tall
     canvas.box(x - half, top, x + half, foot, metal, POLE)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segtrain.losses.maps import LossMap
 from segtrain.losses.pixel import check_smoothing
-from segtrain.losses.targets import check_weight_count, full_precision, label_weight, read_labels
+from segtrain.losses.targets import check_weight_count, full_precision, label_weight, read_labels, shield
 
 Activation = Callable[[Tensor], Tensor]  # what makes of logits the values that are compared
 
@@ -157,10 +157,7 @@ def _compare(
     """
     x = full_precision(logits)
     wanted = _wanted(x, target, weight, ignore_index, unit)
-    if activation is None:
-        x = torch.where(wanted.counts, x, 0.0)
-    else:
-        x = activation(torch.where(wanted.counts.any(1, keepdim=True), x, 0.0))
+    x = shield(x, wanted.counts) if activation is None else activation(shield(x, wanted.counts.any(1, keepdim=True)))
     number = wanted.number.to(x.dtype)
     plain = loss(x, number)
     value = torch.where(wanted.counts, plain * wanted.factor, 0.0)

@@ -101,6 +101,13 @@ class Criterion(nn.Module):
                 scalars |= {f"{tag}/{key}": number for key, number in _mining_scalars(mined, logs).items()}
         return scalars
 
+    def mined_share(self, step: int) -> float | None:
+        """The share of the valid pixels that the first term mined by share keeps at `step`; None without one."""
+        for part in self.parts:
+            if isinstance(part, PixelTerms) and isinstance(part.reduction, Hardest):
+                return part.reduction.fraction(step)
+        return None
+
     @torch.no_grad()
     def inspect(self, logits: Tensor, target: Tensor, step: int) -> Inspection | None:
         """What this rank alone would mine of a batch at `step`, None if nothing is mined. No other rank takes part.

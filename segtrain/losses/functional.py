@@ -118,10 +118,11 @@ def nll_loss(
 def focal_loss(
     inputs: Tensor,
     targets: Tensor,
-    gamma: float = 2.0,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
+    *,
+    gamma: float = 2.0,
 ) -> Tensor:
     """(1 - p)^γ · cross entropy with p the softmax probability of the label."""
     losses = label_map(pixel.focal, inputs, targets, weight=weight, ignore_index=ignore_index, gamma=gamma)
@@ -216,7 +217,9 @@ def dice_loss(
     link: Link = "softmax",
 ) -> Tensor:
     """1 - Dice overlap of softmax (or sigmoid) and target, averaged over the classes in the labels of the batch."""
-    return tversky_loss(inputs, targets, 0.5, 0.5, weight, ignore_index, smooth=smooth, link=link)
+    return tversky_loss(
+        inputs, targets, weight, ignore_index, false_positives=0.5, false_negatives=0.5, smooth=smooth, link=link
+    )
 
 
 def jaccard_loss(
@@ -229,17 +232,19 @@ def jaccard_loss(
     link: Link = "softmax",
 ) -> Tensor:
     """1 - intersection over union; see `dice_loss`."""
-    return tversky_loss(inputs, targets, 1.0, 1.0, weight, ignore_index, smooth=smooth, link=link)
+    return tversky_loss(
+        inputs, targets, weight, ignore_index, false_positives=1.0, false_negatives=1.0, smooth=smooth, link=link
+    )
 
 
 def tversky_loss(
     inputs: Tensor,
     targets: Tensor,
-    false_positives: float = 0.3,
-    false_negatives: float = 0.7,
     weight: Tensor | None = None,
     ignore_index: int = -100,
     *,
+    false_positives: float = 0.3,
+    false_negatives: float = 0.7,
     smooth: float = 0.0,
     link: Link = "softmax",
 ) -> Tensor:

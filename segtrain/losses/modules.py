@@ -93,7 +93,7 @@ class FocalLoss(_PixelModule):
     """See `functional.focal_loss`."""
 
     def __init__(
-        self, gamma: float = 2.0, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean"
+        self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean", *, gamma: float = 2.0
     ) -> None:
         losses = partial(label_map, pixel.focal, ignore_index=ignore_index, gamma=check_gamma(gamma))
         super().__init__(losses, weight, reduction)
@@ -202,11 +202,11 @@ class TverskyLoss(_RegionModule):
 
     def __init__(
         self,
-        false_positives: float = 0.3,
-        false_negatives: float = 0.7,
         weight: Weight = None,
         ignore_index: int = -100,
         *,
+        false_positives: float = 0.3,
+        false_negatives: float = 0.7,
         smooth: float = 0.0,
         link: Link = "softmax",
     ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.losses.maps import Reduced
-from segtrain.losses.targets import check_weight_count, full_precision, is_soft, read_labels
+from segtrain.losses.targets import check_weight_count, full_precision, is_soft, read_labels, shield
 from segtrain.task import Link
 
 
@@ -56,9 +56,10 @@ def lovasz(
     Berman et al., "The Lovász-softmax loss", CVPR 2018.
     """
     p, t, valid = _probabilities(logits, target, link, ignore_index)
-    error = torch.where(valid, (t - p).abs(), -1.0).flatten(2)  # what is left out comes last and adds nothing
+    error = torch.where(valid, (t - p).abs(), -1.0)  # what is left out comes last and adds nothing
+    error, t = error.unsqueeze(-1).flatten(2), t.unsqueeze(-1).flatten(2)  # a sample is an image of one pixel
     error, order = error.sort(dim=2, descending=True)
-    label = t.flatten(2).gather(2, order)
+    label = t.gather(2, order)
     counted = ~(error < 0)
     labelled = label.sum(2, keepdim=True)
     union = labelled + ((1 - label) * counted).cumsum(2)
@@ -76,7 +77,7 @@ def _probabilities(logits: Tensor, target: Tensor, link: Link, ignore_index: int
         return _apply(link, x), target.to(x.dtype), valid
     labels = read_labels(x, target, max(x.shape[1], 2), None, ignore_index)
     valid = labels.valid.unsqueeze(1)
-    p = _apply(link, torch.where(valid, x, 0.0)) * labels.spoiled.unsqueeze(1)
+    p = _apply(link, shield(x, valid)) * labels.spoiled.unsqueeze(1)
     classes = torch.arange(x.shape[1], device=x.device) if x.shape[1] > 1 else torch.ones(1, device=x.device)
     t = labels.safe.unsqueeze(1) == classes.view(1, -1, *[1] * (x.dim() - 2))
     return torch.where(valid, p, 0.0), (t & valid).to(x.dtype), valid

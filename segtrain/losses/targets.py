@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,31 @@ class Labels(NamedTuple):
     weight: Tensor  # class weight, 1 without class weights; 0 where not valid
     valid: Tensor  # bool
     spoiled: Tensor  # 1, but NaN where the label is neither a class nor ignored: multiplied in, it marks the loss
+
+
+class _Shield(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, valid: Tensor) -> Tensor:
+        return logits.view_as(logits)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.where(ctx.saved_tensors[0], gradients[0], 0.0), None
+
+
+def shield(logits: Tensor, valid: Tensor) -> Tensor:
+    """The logits, whose gradient will be 0 where not `valid` even if they hold NaN there: 0 times NaN is NaN.
+
+    Replacing them before the loss would do as well, for one more copy of the logits in the forward pass.
+    """
+    shielded: Tensor = _Shield.apply(logits, valid)
+    return shielded
 
 
 def full_precision(x: Tensor) -> Tensor:
