@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ from segtrain.errors import DataError
 from segtrain.task import Batch, Sample
 
 Loaded = TypeVar("Loaded")
+Workers = int | Literal["auto"]
 ORDER, AUGMENT = 0, 1  # what random numbers are for; keeps their streams apart
 SMALL = 1 << 30  # bytes of shared memory
 POLL_S = 2.0  # how soon the death of a worker is noticed
@@ -216,3 +217,20 @@ def _leave_when_told(trainer: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)
+
+
+def num_workers(workers: Workers) -> int:
+    """Loader processes per rank; `auto` takes the processors that this process may use and training leaves free.
+
+    A GPU leaves almost all of them, so one is kept for the training process; on CPU training itself wants them all, so
+    one in four loads, and with fewer than four the training process loads by itself.
+    """
+    if workers != "auto":
+        return workers
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processors = _processors() // ranks_here
+    return min(16, max(1, processors - 1)) if torch.cuda.is_available() else min(16, processors // 4)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

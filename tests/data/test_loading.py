@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.data.crop import RandomScaleCrop
+from segtrain.data.feed import num_workers
 from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
-from segtrain.data.loading import num_workers, train_loader, val_loader
+from segtrain.data.loading import train_loader, val_loader
 from segtrain.data.scenes import scenes
 from segtrain.errors import DataError
 from segtrain.registry import TRANSFORMS
