@@ -45,8 +45,11 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Source(TorchDataset[Sample | DataError]):
-    """Augmented samples by key. What goes wrong is returned and not raised: an error that cannot be pickled would
-    leave the training process waiting for ever."""
+    """Augmented samples by key.
+
+    What goes wrong is returned and not raised: an error that cannot be pickled would leave the training process
+    waiting for ever.
+    """
 
     dataset: Dataset
     transform: Transform
@@ -74,8 +77,10 @@ class Source(TorchDataset[Sample | DataError]):
 def one_batch(samples: Sequence[Sample | DataError]) -> Batch | DataError:
     """All samples in one batch, or the first error among them, or the error that they differ in size."""
     batches = batches_by_size(samples)
-    if isinstance(batches, DataError) or len(batches) == 1:
-        return batches if isinstance(batches, DataError) else batches[0]
+    if isinstance(batches, DataError):
+        return batches
+    if len(batches) == 1:
+        return batches[0]
     sizes = " and ".join(f"{batch.image.shape[2]}x{batch.image.shape[3]} ({batch.ids[0]})" for batch in batches[:2])
     return DataError(
         f"images of different sizes cannot be trained on in one batch: {sizes}; add a transform that "
