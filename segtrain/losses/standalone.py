@@ -12,7 +12,7 @@ from torch import Tensor
 from segtrain.losses import channels
 from segtrain.losses.maps import LossMap, Selection, divide, reduced
 from segtrain.losses.mining import Hardest, Scope, check_share, mined_share
-from segtrain.losses.targets import check_target, full_precision
+from segtrain.losses.targets import check_target, full_precision, not_ignored
 from segtrain.losses.weights import weight_tensor
 
 _REDUCTIONS = ("mean", "sum", "none", "batchmean")
@@ -84,7 +84,7 @@ def value_map(values: Tensor, targets: Tensor, ignore_index: int) -> LossMap:
             f"a loss of shape {tuple(values.shape)} for a target of shape {tuple(targets.shape)} cannot be mined; "
             "expected one value per entry of the target: reduction='none'"
         )
-    valid = (targets if targets.is_floating_point() else targets.long()) != ignore_index
+    valid = not_ignored(targets, ignore_index)
     kept = torch.where(valid, full_precision(values), 0.0)
     return LossMap(kept, valid.to(kept.dtype), kept.detach(), valid)
 
@@ -180,7 +180,7 @@ def _checked_weight(weight: Sequence[float] | Tensor | None, inputs: Tensor) -> 
 def _check_unit(name: str, numbers: Tensor, ignore_index: int | None) -> None:
     outside = (numbers < 0) | (numbers > 1)
     if ignore_index is not None:
-        outside &= (numbers if numbers.is_floating_point() else numbers.long()) != ignore_index
+        outside &= not_ignored(numbers, ignore_index)
     if bool(outside.any()):
         wrong = numbers[outside]
         ignored = "" if ignore_index is None else f" or ignore_index {ignore_index}"
