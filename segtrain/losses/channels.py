@@ -161,9 +161,8 @@ def _compare(
     number = wanted.number.to(x.dtype)
     plain = loss(x, number)
     value = torch.where(wanted.counts, plain * wanted.factor, 0.0)
-    hardness = (plain if score is None else score(x, number)).detach() * torch.where(
-        wanted.factor.isnan(), torch.nan, 1
-    )
+    hardness = (plain if score is None else score(x, number)).detach()
+    hardness = torch.where(wanted.factor.isnan(), torch.nan, hardness)
     hardness = torch.where(wanted.counts, hardness, 0.0)
     counts = wanted.counts.expand_as(x)
     weights = wanted.weight.to(x.dtype).expand_as(x)
@@ -177,10 +176,10 @@ def _wanted(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int,
         return _one_against_rest(x, target, weight, ignore_index)
     counts = not_ignored(target, ignore_index)
     number = torch.where(counts, target.to(x.dtype), 0.0)
-    factor = torch.ones_like(x[:1, :, ...]) if weight is None else weight.to(x.dtype)
+    factor = x.new_ones(1)
     if weight is not None:
         check_weight_count(weight, x.shape[1])
-        factor = factor.view(1, -1, *[1] * (x.dim() - 2))
+        factor = weight.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2))
     if unit:
         factor = torch.where((number >= 0) & (number <= 1), factor, torch.nan)
     return Wanted(number, factor, counts, counts)
