@@ -7,12 +7,14 @@ import importlib
 import math
 import pkgutil
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ import segtrain.models
 from segtrain import distributed
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
+from segtrain.data.counting import count_labels
 from segtrain.data.dataset import Dataset
 from segtrain.data.feed import batches_by_size
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
@@ -34,10 +37,21 @@ from segtrain.evaluator import Evaluator
 from segtrain.finite import FiniteGuard
 from segtrain.learner import Learner
 from segtrain.losses.criterion import Criterion, as_criterion
+from segtrain.losses.weights import FromLabels, from_labels
 from segtrain.metrics import scores_to_maximise
 from segtrain.optim import parameter_groups
 from segtrain.precision import Precision, precision
-from segtrain.registry import CRITERIA, MODELS, OPTIMIZERS, PIXEL_LOSSES, REGION_LOSSES, SCHEDULES, TRANSFORMS, Registry
+from segtrain.registry import (
+    CRITERIA,
+    MODELS,
+    OPTIMIZERS,
+    PIXEL_LOSSES,
+    REGION_LOSSES,
+    SCHEDULES,
+    TRANSFORMS,
+    Registry,
+    parameters,
+)
 from segtrain.schedule import Schedule, between, constant, linear, product
 from segtrain.task import Task
 from segtrain.trainer import Every
@@ -85,6 +99,7 @@ class Built:
     steps: int
     every: Every
     memory_format: torch.memory_format
+    warnings: tuple[str, ...] = ()
 
     @property
     def global_batch(self) -> int:
@@ -97,6 +112,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     seed_everything(config.seed)
     maker = Maker(source)
     train, val = datasets(config, maker, limits)
+    maker.label_counts = cache(lambda: label_counts(train, device))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
     maker.context[TRANSFORMS] = (task.ignore_index,)
@@ -120,7 +136,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     evaluator = make_evaluator(config, val, task, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout)
+    warnings = tuple(unfinished_warmup(criterion, steps))
+    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
 class Maker:
@@ -130,6 +147,7 @@ class Maker:
         self.source = source
         self.run = 0
         self.context: dict[Registry, tuple[Any, ...]] = {}  # what each registry's factories take by position
+        self.label_counts: Callable[[], list[list[int]]] = list  # of the training labels, when they are known
 
     def run_for(self, steps: int) -> None:
         """The length of the run, once it is known; durations need it."""
@@ -139,6 +157,9 @@ class Maker:
     def make(self, component: Component) -> Any:
         """The object that `component` names."""
         keys = {key: self._value(value) for key, value in component.params.items()}
+        for key, parameter in parameters(component.registry[component.name]).items():
+            if isinstance(keys.get(key), str) and FromLabels in get_args(parameter.annotation):
+                keys[key] = from_labels(keys[key], *self.label_counts())
         with self.at(component.path, keys):
             return component.registry[component.name](*self.context.get(component.registry, ()), **keys)
 
@@ -211,6 +232,23 @@ class First:
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[index]
+
+
+def unfinished_warmup(criterion: Criterion, steps: int) -> Iterator[str]:
+    """A warning if the run is over before the mining has reached its share."""
+    reached, wanted = criterion.mined_share(steps - 1), criterion.mined_share(sys.maxsize)
+    if reached is not None and wanted is not None and reached > wanted:
+        yield (
+            f"criterion.warmup is longer than the run: at its last step {reached:.0%} of the valid pixels are mined, "
+            f"not {wanted:.0%}; shorten it, or give it as a share of the run such as end: 75%"
+        )
+
+
+def label_counts(dataset: Dataset, device: torch.device) -> list[list[int]]:
+    """Two numbers per class, see count_labels; every rank counts a part of the dataset."""
+    mine = count_labels(dataset, range(distributed.rank(), len(dataset), distributed.world_size()))
+    counts: list[list[int]] = distributed.sum_over_ranks(torch.from_numpy(mine).to(device)).tolist()
+    return counts
 
 
 def check_monitor(monitor: str, task: Task, source: Source) -> None:

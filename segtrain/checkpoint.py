@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -60,9 +59,16 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     read back, and DiskFullError.
     """
     path = Path(path)
-    archive = _sealed(_plain(state, "state"))
-    with _replacing(path, len(archive)) as temporary, open(temporary, "wb") as file:
-        file.write(archive)
+    plain = _plain(state, "state")
+    with _replacing(path, size_of(plain)) as temporary, open(temporary, "w+b") as file:
+        torch.save(plain, file)  # not the path: torch would not tell a full disk from any other failure
+        file.seek(-2, os.SEEK_END)  # the length of the archive's comment, so far 0
+        file.write(struct.pack("<H", _SEAL_SIZE) + _SEALED_BY % FORMAT)
+        size = file.tell()
+        file.seek(0)
+        digest = _sha256(file, size)
+        file.seek(size)
+        file.write(digest.encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -177,18 +183,6 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _sealed(state: Any) -> memoryview:
-    # in memory, because torch.save hides a full disk when it writes the file itself
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(-2, os.SEEK_END)  # the length of the archive's comment, so far 0
-    buffer.write(struct.pack("<H", _SEAL_SIZE))
-    buffer.write(_SEALED_BY % FORMAT)
-    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-    buffer.write(digest.encode())
-    return buffer.getbuffer()
-
-
 @contextlib.contextmanager
 def _replacing(path: Path, size: int) -> Iterator[Path]:
     """A temporary file that takes the place of `path` at the end, or is removed if anything goes wrong."""
@@ -199,7 +193,9 @@ def _replacing(path: Path, size: int) -> Iterator[Path]:
         _sync_directory(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        # torch's writer may end in an error of its own that hides the first one
+        first = error if isinstance(error, OSError) else error.__context__
+        if isinstance(first, OSError) and first.errno in _NO_SPACE:
             raise _disk_full(path, size) from error
         raise
 
@@ -312,6 +308,6 @@ def _disk_full(path: Path, needed: int) -> DiskFullError:
     folder = path if path.is_dir() else path.parent
     free = shutil.disk_usage(folder).free
     return DiskFullError(
-        f"No space left on device: {path} needs {needed:,} bytes, {free:,} are free in {folder}; "
+        f"No space left on device: {path} needs about {needed:,} bytes, {free:,} are free in {folder}; "
         "the previous checkpoint is untouched. Free some space, then go on with --resume auto"
     )

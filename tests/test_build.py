@@ -110,3 +110,29 @@ def test_another_head_is_an_error_with_both_shapes_unless_it_starts_anew(tiny, t
     assert torch.equal(fresh.learner.model.encoder[0].weight, trained.learner.model.encoder[0].weight)
     with pytest.raises(ConfigError, match="matches no parameter"):
         load_weights(fresh.learner, tmp_path / "a.pt", ["hat.*"])
+
+
+@pytest.mark.parametrize("method", ["auto", "inverse_frequency", "median_frequency", "effective_number"])
+def test_class_weights_are_made_of_the_training_labels(tiny, method):
+    built = tiny(f"criterion={{name: cross_entropy, class_weights: {method}}}")
+    weights = next(iter(dict(built.learner.criterion.named_buffers()).values()))
+    task = built.task
+    assert weights[task.classes.index("pole")] > weights[task.classes.index("sky")]
+
+
+def test_class_weights_reach_a_nested_criterion(tiny):
+    built = tiny("criterion={name: mined, top_p: 0.3, loss: {name: focal, class_weights: inverse_frequency}}")
+    assert dict(built.learner.criterion.named_buffers())
+
+
+def test_an_unknown_method_of_class_weights_is_refused(tiny):
+    with pytest.raises(ConfigError, match="median_frequency"):
+        tiny("criterion={name: cross_entropy, class_weights: meridian_frequency}")
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of(tiny):
+    (warning,) = tiny("criterion.warmup={name: linear, start: 4, end: 100}").warnings
+    assert warning.startswith("criterion.warmup is longer than the run: at its last step 98% of the valid pixels")
+    assert tiny("criterion.warmup=100").warnings
+    assert not tiny().warnings
+    assert not tiny("criterion={name: cross_entropy}").warnings

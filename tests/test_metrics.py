@@ -1,5 +1,7 @@
 import dataclasses
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,25 +9,10 @@ import torch
 import torchmetrics.functional.classification as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metrics_ranks import a_batch, counts, run, task_of
+from torch import multiprocessing
 
 from segtrain.metrics import ClassificationMeter, ConfusionMatrix, Evaluation, SegmentationScores, meter
-from segtrain.task import Task
-
-GRAY = (128, 128, 128)
-
-
-def task_of(classes: int, kind: str = "segmentation") -> Task:
-    names = tuple(f"class {index}" for index in range(classes))
-    return Task(kind, names, (GRAY,) * classes, ignore_index=255 if kind == "segmentation" else -100)  # type: ignore[arg-type]
-
-
-def a_batch(classes: int, ignored: float = 0.3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, classes, 9, 7, generator=generator)
-    target = torch.randint(0, classes, (3, 9, 7), generator=generator, dtype=torch.uint8)
-    target[torch.rand(target.shape, generator=generator) < ignored] = 255
-    return logits, target
-
 
 # ---- segmentation
 
@@ -163,6 +150,21 @@ def test_a_classifier_that_saw_nothing_valid_has_nan_scores():
     empty.update(torch.randn(1, 3), torch.tensor([7]))
     with pytest.raises(ValueError, match="1 labels are neither a class"):
         empty.total()
+
+
+# ---- several ranks
+
+
+@pytest.mark.distributed
+def test_two_ranks_count_what_one_counts_also_with_nothing_on_a_rank(tmp_path):
+    numbers = [21, 1]
+    multiprocessing.spawn(run, (str(tmp_path), numbers), nprocs=2)
+    for rank in range(2):
+        totals = json.loads(Path(tmp_path, f"{rank}.json").read_text())
+        for number, total in zip(numbers, totals, strict=True):
+            alone = counts(number, range(number))
+            assert total["confusion"] == alone["confusion"]
+            assert total["scalars"] == pytest.approx(alone["scalars"], rel=1e-12)
 
 
 # ---- the report

@@ -18,6 +18,11 @@ def banner(built: Built, source: Source, run: RunDirectory | None, labels: str) 
         "model": " · ".join(_model(built)),
         "check": labels,
     }
+    weights = _class_weights(built)
+    if weights:
+        lines["weight"] = "  ".join(
+            f"{name} {weight:.3g}" for name, weight in zip(built.task.classes, weights, strict=True)
+        )
     if run is not None:
         lines["where"] = f"{run.path} · tensorboard --logdir {run.path.parent}"
     return lines
@@ -53,3 +58,10 @@ def _model(built: Built) -> list[str]:
     millions = sum(p.numel() for p in built.learner.model.parameters()) / 1e6
     mined = f" top_p {criterion.params['top_p']}" if "top_p" in criterion.params else ""
     return [" / ".join(names), f"{millions:.1f} M parameters", f"criterion {criterion.name}{mined}"]
+
+
+def _class_weights(built: Built) -> list[float]:
+    buffers = dict(built.learner.criterion.named_buffers())
+    found = [buffer for name, buffer in buffers.items() if name.rpartition(".")[2] == "weight"]
+    weights: list[float] = found[0].tolist() if found else []
+    return weights

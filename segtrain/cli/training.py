@@ -79,6 +79,8 @@ def dry_run(built: Built, source: Source, labels: str) -> int:
     """One step's work without its effect."""
     for label, text in banner(built, source, None, labels).items():
         print(f"{label:7}{text}")
+    for warning in built.warnings:
+        print(f"warning: {warning}")
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():
@@ -174,6 +176,8 @@ class Job:
             self.console.line(f"resume from {self.start.checkpoint} at step {step}")
         for note in self.notes:
             self.console.line(f"       {note}")
+        for warning in built.warnings:
+            self.console.line(f"warning: {warning}")
         texts = {"config": f"```yaml\n{self.source.to_yaml()}```"}
         board = TensorBoard(path / "tb", built.task, start_step=step, texts=texts)
         board.picture(step, "data/batch", self.first_batch())

@@ -104,7 +104,7 @@ class Checker:
                 if error["loc"][-1:] == ("[key]",):
                     place = Node(error["loc"][-2], place.key or place.mark)
                 text, other_kind = broken_rule(error, annotation, place.value)
-                self._problem(place.mark, where, f"{where}: {text}", other_kind and place is node)
+                self._problem(place.mark, where, f"{where}: {text}", other_kind)
             return None
 
     def _items(self, annotation: Any, node: Node, items: list[Node], path: str) -> Any:
@@ -140,7 +140,7 @@ class Checker:
             if not trial.problems:
                 return value
             if not any(problem.other_kind and problem.path == path for problem in trial.problems):
-                closest = min(closest or trial.problems, trial.problems, key=len)
+                closest = closest or trial.problems  # the value is of this kind, but there is something wrong with it
         if closest:
             self.problems.extend(closest)
             return None
@@ -188,8 +188,8 @@ class Checker:
             self._unexpected(Annotated[Any, registry], node, path)
             return None
         name = node.value.get("name")
-        slip = next(filter(means_name, node.value), None)
-        if name is None and slip is not None:
+        slip = next(filter(means_name, node.value), None) if name is None else None
+        if slip is not None:
             mark = node.value[slip].key or node.mark
             self._problem(mark, path, f"unknown key {shown(_join(path, slip), 120)}; did you mean 'name'?")
         elif name is None:

@@ -36,11 +36,11 @@ class Source:
 
     def provenance(self) -> dict[str, str]:
         """Every value's path and its place, "default" for those that nothing sets."""
-        return {
-            path: place if given else "default"
-            for path in _leaves(plain_config(self.config), "")
-            for place, given in [(self.where(path), self._nearest(path)[1])]
-        }
+        origins = {}
+        for path in _leaves(plain_config(self.config), ""):
+            node, given = self._nearest(path)
+            origins[path] = str(node.mark) if given else "default"
+        return origins
 
     def to_yaml(self) -> str:
         """The config with all defaults: a text that gives an equal config when it is loaded."""

@@ -28,6 +28,21 @@ PALETTE: dict[str, Color] = {
 VOID = 11
 LABELS = LabelSpec(tuple(PALETTE), tuple(PALETTE.values()), {**{i: i for i in range(VOID)}, VOID: IGNORE})
 
+# The classes of the original labels that SegNet put together
+PARTS = {
+    "sky": {"Sky"},
+    "building": {"Archway", "Bridge", "Building", "Tunnel", "Wall"},
+    "pole": {"Column_Pole", "TrafficCone"},
+    "road": {"LaneMkgsDriv", "LaneMkgsNonDriv", "Road"},
+    "pavement": {"ParkingBlock", "RoadShoulder", "Sidewalk"},
+    "tree": {"Tree", "VegetationMisc"},
+    "sign": {"Misc_Text", "SignSymbol", "TrafficLight"},
+    "fence": {"Fence"},
+    "car": {"Car", "OtherMoving", "SUVPickupTruck", "Train", "Truck_Bus"},
+    "pedestrian": {"Animal", "CartLuggagePram", "Child", "Pedestrian"},
+    "bicyclist": {"Bicyclist", "MotorcycleScooter"},
+}
+
 
 @DATASETS.register("camvid")
 def camvid(
@@ -58,3 +73,47 @@ def _names(line: str, listing: Path) -> tuple[str, str]:
     if len(parts) != 2:
         raise DataError(f"{listing} has the line '{line}'; expected are lines of two files: image label")
     return parts[0], parts[1]
+
+
+@DATASETS.register("camvid_original")
+def camvid_original(
+    *,
+    root: Path = Path("CamVid"),
+    files: Path | None = None,
+    classes: Literal[11, 32] = 11,
+    missing: Missing = "error",
+) -> Pairs:
+    """CamVid as its authors published it: 701 stills and RGB labels in 32 colours, without a division into splits.
+
+    `files`: a list of the names to take, one per line, such as 0001TP_006690. `classes`: SegNet's 11, or all 31 that
+    are not Void.
+    """
+    folder = find_root(
+        root, "701_StillsRaw_full", "701_StillsRaw_full/*.png, LabeledApproved_full/*_L.png, label_colors.txt"
+    )
+    colors = _colors(folder / "label_colors.txt")
+    parts = PARTS if classes == 11 else {name: {name} for name in colors if name != "Void"}
+    ids = {part: i for i, names in enumerate(parts.values()) for part in names}
+    palette = tuple(PALETTE.values()) if classes == 11 else tuple(colors[name] for name in parts)
+    labels = LabelSpec(tuple(parts), palette, colors={color: ids.get(name, IGNORE) for name, color in colors.items()})
+    stills = folder / "701_StillsRaw_full"
+    names = read_lines(find_root(folder, str(files), str(files)) / files) if files else _stems(stills)
+    pairs = [Pair(stills / f"{name}.png", folder / "LabeledApproved_full" / f"{name}_L.png") for name in names]
+    return existing_pairs(folder, pairs, missing, labels)
+
+
+def _stems(folder: Path) -> list[str]:
+    return [file.stem for file in image_files(folder)]
+
+
+def _colors(file: Path) -> dict[str, Color]:
+    colors: dict[str, Color] = {}
+    for line in read_lines(file):
+        *rgb, name = line.split()
+        if len(rgb) != 3 or not all(value.isdigit() for value in rgb):
+            raise DataError(f"{file} has the line '{line}'; expected are lines of a colour and a name: R G B name")
+        colors[name] = (int(rgb[0]), int(rgb[1]), int(rgb[2]))
+    strange = {part for parts in PARTS.values() for part in parts} ^ (colors.keys() - {"Void"})
+    if strange:
+        raise DataError(f"{file} and the classes of CamVid differ in {', '.join(sorted(strange))}")
+    return colors

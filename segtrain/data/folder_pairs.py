@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from segtrain.data.labels import IGNORE, IGNORE_NAME, VOC_BORDER, LabelSpec, from_values, made_up_palette
+from segtrain.data.labels import Palette, given_labels
 from segtrain.data.pairs import Pair, Pairs
 from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines, some
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
-from segtrain.task import Color
 
 
 @DATASETS.register("folder_pairs")
@@ -29,7 +26,7 @@ def folder_pairs(
     files: list[str] | Path | None = None,
     names: list[str] | None = None,
     values: dict[int, str] | None = None,
-    palette: dict[str, Color] | Literal["voc"] | None = None,
+    palette: Palette | None = None,
     missing: Missing = "error",
 ) -> Pairs:
     """Images and masks below `root`, paired by their names.
@@ -44,7 +41,7 @@ def folder_pairs(
     {raw value: name}, in which a name may come repeatedly and "ignore" is one; `palette`: {name: [r, g, b]} for RGB
     masks, or voc. 255 is ignored unless `values` says otherwise.
     """
-    labels = _labels(names, values, palette)
+    labels = given_labels(names, values, palette)
     images, masks = images.format(split=split), masks.format(split=split)
     place = find_root(root, _fixed(images), f"{images}, {masks}")
     find_root(place, _fixed(masks), f"{images}, {masks}")
@@ -64,22 +61,6 @@ def folder_pairs(
             f"{place}: none of the {len(wanted)} images in {images} has a mask in {masks}. {found_in(place)}"
         )
     return Pairs(place, tuple(kept), labels)
-
-
-def _labels(
-    names: list[str] | None, values: dict[int, str] | None, palette: dict[str, Color] | Literal["voc"] | None
-) -> LabelSpec:
-    colors = palette if isinstance(palette, dict) else {}
-    if names and values:
-        raise ValueError("names and values both give the classes; leave one of them out")
-    table = values or dict(enumerate(names or [name for name in colors if name != IGNORE_NAME]))
-    if not table:
-        raise ValueError("the classes are not given; give names: [..], values: {0: ..} or palette: {name: [r, g, b]}")
-    labels = from_values(table, colors)
-    if palette != "voc":
-        return labels
-    voc = {color: labels.table[raw] for raw, color in enumerate(made_up_palette(256)) if raw in labels.table}
-    return replace(labels, colors=voc | {VOC_BORDER: IGNORE})
 
 
 def _fixed(pattern: str) -> str:

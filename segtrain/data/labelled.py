@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from segtrain.data.images import read_image
 from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
-from segtrain.data.paths import Missing, some
+from segtrain.data.paths import Missing, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
 
@@ -54,7 +54,7 @@ class LabelledImages:
         return Sample(image, np.array(item.label), self.path(index))
 
     def path(self, index: int) -> str:
-        return self.items[index].image.relative_to(self.root).as_posix()
+        return name_in(self.root, self.items[index].image)
 
 
 def class_labels(names: tuple[str, ...]) -> LabelSpec:
@@ -66,7 +66,7 @@ def existing_images(
     root: Path, items: list[Labelled], names: tuple[str, ...], missing: Missing, *, margin: float = 0.0
 ) -> LabelledImages:
     """The items whose files exist. Raises DataError if a file is missing, unless those are to be skipped."""
-    gone = [item.image.relative_to(root).as_posix() for item in items if not item.image.is_file()]
+    gone = [name_in(root, item.image) for item in items if not item.image.is_file()]
     if gone and missing == "error":
         raise DataError(
             f"{root}: {len(gone)} of {len(items)} images are missing: {some(gone)}. Set missing: skip to leave them out"

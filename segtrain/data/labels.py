@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ IGNORED_SAMPLE = -100  # classification targets are int64; torch's own default
 IGNORE_NAME = "ignore"  # the word for it in `values` and palettes
 VOC_BORDER: Color = (224, 224, 192)  # the colour of PASCAL VOC's index 255
 
+Palette = dict[str, Color] | Literal["voc"]
 Target = npt.NDArray[np.uint8]  # [H, W] train ids
 
 
@@ -128,6 +129,21 @@ def from_values(values: Mapping[int, str], colors: Mapping[str, Color] | None = 
         raise ValueError(f"palette has the names {sorted(colors)}, the classes are {sorted(names)}; they must agree")
     palette = tuple(colors[name] for name in names)
     return LabelSpec(names, palette, table, colors={color: ids[name] for name, color in colors.items()})
+
+
+def given_labels(names: Sequence[str] | None, values: Mapping[int, str] | None, palette: Palette | None) -> LabelSpec:
+    """The labels that a config describes by names (of raw values 0, 1, …), by `values`, or by the palette alone."""
+    colors = palette if isinstance(palette, dict) else {}
+    if names and values:
+        raise ValueError("names and values both give the classes; leave one of them out")
+    table = values or dict(enumerate(names or [name for name in colors if name != IGNORE_NAME]))
+    if not table:
+        raise ValueError("the classes are not given; give names: [..], values: {0: ..} or palette: {name: [r, g, b]}")
+    labels = from_values(table, colors)
+    if palette != "voc":
+        return labels
+    voc = {color: labels.table[raw] for raw, color in enumerate(made_up_palette(256)) if raw in labels.table}
+    return replace(labels, colors=voc | {VOC_BORDER: IGNORE})
 
 
 def made_up_palette(count: int) -> tuple[Color, ...]:

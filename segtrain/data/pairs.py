@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
 
 from segtrain.data.images import check_sizes, read_image, read_mask
 from segtrain.data.labels import LabelSpec
-from segtrain.data.paths import Missing, some
+from segtrain.data.paths import Missing, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
 
@@ -29,6 +31,7 @@ class Pairs:
     root: Path
     pairs: tuple[Pair, ...]
     labels: LabelSpec
+    read: Callable[[Path], npt.NDArray[Any]] = read_mask  # raw labels of a mask file
     kind: Kind = "segmentation"
 
     def __len__(self) -> int:
@@ -36,7 +39,7 @@ class Pairs:
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, mask = read_image(pair.image), read_mask(pair.mask)
+        image, mask = read_image(pair.image), self.read(pair.mask)
         check_sizes(image, str(pair.image), mask, str(pair.mask))
         target = self.labels.decode(mask, str(pair.mask))
         if pair.valid is not None:
@@ -46,16 +49,22 @@ class Pairs:
         return Sample(image, target, self.path(index))
 
     def path(self, index: int) -> str:
-        return self.pairs[index].image.relative_to(self.root).as_posix()
+        return name_in(self.root, self.pairs[index].image)
 
 
-def existing_pairs(root: Path, pairs: Iterable[Pair], missing: Missing, labels: LabelSpec) -> Pairs:
+def existing_pairs(
+    root: Path,
+    pairs: Iterable[Pair],
+    missing: Missing,
+    labels: LabelSpec,
+    read: Callable[[Path], npt.NDArray[Any]] = read_mask,
+) -> Pairs:
     """The pairs whose files exist. Raises DataError if a file is missing, unless those are to be skipped."""
     every = tuple(pairs)
     gone = {pair: [file for file in pair if file is not None and not file.is_file()] for pair in every}
     lacking = [pair for pair in every if gone[pair]]
     if lacking and missing == "error":
-        named = [f"{_name(root, pair.image)} (looked for {_name(root, gone[pair][0])})" for pair in lacking]
+        named = [f"{name_in(root, pair.image)} (looked for {name_in(root, gone[pair][0])})" for pair in lacking]
         raise DataError(
             f"{root}: {len(lacking)} of {len(every)} samples lack a file: {some(named)}. "
             "Set missing: skip to leave them out"
@@ -63,8 +72,4 @@ def existing_pairs(root: Path, pairs: Iterable[Pair], missing: Missing, labels: 
     kept = tuple(pair for pair in every if not gone[pair])
     if not kept:
         raise DataError(f"{root}: none of the {len(every)} listed samples has all of its files")
-    return Pairs(root, kept, labels)
-
-
-def _name(root: Path, file: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+    return Pairs(root, kept, labels, read)

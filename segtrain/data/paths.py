@@ -60,6 +60,11 @@ def read_lines(file: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def name_in(root: Path, file: Path) -> str:
+    """How messages call the file: its path below `root`, or all of it where it lies elsewhere."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+
+
 def some(items: Sequence[str], limit: int = 4) -> str:
     """The first items, and how many there are if those are not all."""
     return ", ".join(items[:limit]) + (f", … ({len(items)} in all)" if len(items) > limit else "")

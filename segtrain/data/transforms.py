@@ -1,4 +1,4 @@
-"""Augmentations: every one of Albumentations that fits, by its own name and with its own keys, and our own beside them.
+"""Augmentations: every one of Albumentations that fits, by its own name and with its own keys.
 
 A transform maps a sample and a random generator to a sample. The generator belongs to the one sample, so what happens
 to it depends on nothing else: not on workers, not on the order of reading.
@@ -15,11 +15,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from segtrain.registry import TRANSFORMS
@@ -29,10 +27,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks the network
 
 import albumentations
 
-Array = npt.NDArray[np.uint8]
 Transform = Callable[[Sample, np.random.Generator], Sample]
-Side = Annotated[int, Field(ge=1)]
-Scale = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 # Transforms that an image and its labels are not enough for, or not safe with
 UNFIT = {
@@ -141,68 +137,21 @@ for _name, _cls in sorted(vars(albumentations).items()):
         _register(_name, _cls)
 
 
-@TRANSFORMS.register("RandomScaleCrop")
+@TRANSFORMS.register("OneOf")
 @dataclass(frozen=True)
-class RandomScaleCrop:
-    """A window of `size` (height, width) from the image scaled by a random factor within `scale`.
-
-    The window is taken before it is scaled, so the cost is that of the result and not of the source. Labels are
-    scaled to the nearest pixel, images by area when they shrink and linearly when they grow. Where the scaled image is
-    smaller than the window the rest is black and ignored.
-    """
+class OneOf:
+    """With probability `p`, one of the transforms in `of`, each as likely as the others."""
 
     ignore_index: int
     _: KW_ONLY
-    size: tuple[Side, Side]
-    scale: tuple[Scale, Scale] = (0.5, 2.0)
+    of: list[Annotated[Transform, TRANSFORMS]]
+    p: Share = 0.5
 
     def __post_init__(self) -> None:
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale {list(self.scale)}: the first factor must not be larger than the second")
+        if not self.of:
+            raise ValueError("of []: there is nothing to choose from; list one or more transforms")
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        rows, columns = self._window(sample.image.shape[:2], rng)
-        image = self._cut(sample.image, rows, columns, 0, smooth=True)
-        if sample.target.ndim == 0:
-            return sample._replace(image=image)
-        return sample._replace(
-            image=image, target=self._cut(sample.target, rows, columns, self.ignore_index, smooth=False)
-        )
-
-    def _window(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Span, Span]:
-        """Rows and columns of the source that the crop shows; they reach beyond it where it is too small."""
-        factor = rng.uniform(*self.scale)
-        spans = []
-        for have, want in zip(shape, self.size, strict=True):
-            length = max(1, round(want / factor))
-            slack = have - length
-            start = int(rng.integers(min(0, slack), max(0, slack) + 1))
-            spans.append(Span(start, start + length))
-        return spans[0], spans[1]
-
-    def _cut(self, source: Array, rows: Span, columns: Span, fill: int, *, smooth: bool) -> Array:
-        from_rows, to_rows = rows.inside(source.shape[0], self.size[0])
-        from_columns, to_columns = columns.inside(source.shape[1], self.size[1])
-        size = (to_columns.stop - to_columns.start, to_rows.stop - to_rows.start)
-        shrinks = size[0] < from_columns.stop - from_columns.start
-        how = (cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR) if smooth else cv2.INTER_NEAREST_EXACT
-        scaled: Array = np.asarray(cv2.resize(source[from_rows, from_columns], size, interpolation=how), np.uint8)
-        if scaled.shape[:2] == self.size:
-            return scaled
-        canvas = np.full((*self.size, *source.shape[2:]), fill, np.uint8)
-        canvas[to_rows, to_columns] = scaled
-        return canvas
-
-
-class Span(NamedTuple):
-    """A range of rows or columns of the source, possibly beyond its ends."""
-
-    start: int
-    stop: int
-
-    def inside(self, have: int, want: int) -> tuple[slice, slice]:
-        """The part within a source of `have` pixels, and where it lies in a result of `want` pixels."""
-        first, last = max(0, self.start), min(have, self.stop)
-        factor = want / (self.stop - self.start)
-        begin = min(want - 1, round((first - self.start) * factor))
-        return slice(first, last), slice(begin, max(begin + 1, round((last - self.start) * factor)))
+        if rng.random() >= self.p:
+            return sample
+        return self.of[int(rng.integers(len(self.of)))](sample, rng)

@@ -102,7 +102,7 @@ class Criterion(nn.Module):
         return scalars
 
     def mined_share(self, step: int) -> float | None:
-        """The share that the first term mined by share keeps at `step`, None without such a term."""
+        """The share of the valid pixels that the first term mined by share keeps at `step`; None without one."""
         for part in self.parts:
             if isinstance(part, PixelTerms) and isinstance(part.reduction, Hardest):
                 return part.reduction.fraction(step)

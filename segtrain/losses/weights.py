@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+Method = Literal["auto", "inverse_frequency", "median_frequency", "effective_number"]
+
 
 class FromLabels:
-    """Marks class weights: a config may also say `auto` or `{method: …}`, counted over the training labels."""
+    """Marks class weights: a config may also name a method, which counts the training labels."""
+
+    written = list[float] | Method | None
 
 
 ClassWeights = Annotated[list[float] | None, FromLabels]
@@ -64,8 +68,10 @@ def effective_number(counts: Sequence[int], beta: float = 0.9999) -> list[float]
     return [weight * scale if count > 0 else 1.0 for weight, count in zip(raw, counts, strict=True)]
 
 
-METHODS: Mapping[str, Callable[..., list[float]]] = {
-    "inverse_frequency": inverse_frequency,
-    "median_frequency": median_frequency,
-    "effective_number": effective_number,
-}
+def from_labels(method: Method, counts: Sequence[int], seen: Sequence[int]) -> list[float]:
+    """The weights that `method` makes of the pixels of each class; `auto` is median_frequency, see there for `seen`."""
+    if method == "inverse_frequency":
+        return inverse_frequency(counts)
+    if method == "effective_number":
+        return effective_number(counts)
+    return median_frequency(counts, seen)

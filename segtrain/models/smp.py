@@ -18,16 +18,10 @@ from segtrain.registry import MODELS
 
 ARCHITECTURES: dict[str, Any] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
 
-# what this factory sets itself; an activation would make the logits something else
+# set by this factory, or such that the logits would be something else than logits at the size of the image
 _NOT_OPTIONS = {
-    "self",
-    "encoder_name",
-    "encoder_weights",
-    "in_channels",
-    "classes",
-    "activation",
-    "aux_params",
-    "kwargs",
+    *("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes"),
+    *("activation", "aux_params", "upsampling"),
 }
 _HALF = (0.5, 0.5, 0.5)
 
@@ -47,28 +41,25 @@ def encoder_decoder(
     `arch` is unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt;
     `encoder` one of the library's or, with the prefix `tu-`, one of timm. `encoder_weights` is a name of the library
     (mostly imagenet), the path of a file, or null. `decoder` holds further arguments of the architecture,
-    `encoder_options` those of a timm encoder.
+    `encoder_options` those of a timm encoder (img_size for a transformer that is bound to one size).
     """
     kind = ARCHITECTURES.get(arch)
     if kind is None:
         raise ValueError(f"unknown arch '{arch}'{did_you_mean(arch, ARCHITECTURES, limit=20)}")
     _check_encoder(arch, encoder)
-    options = {**_checked(arch, kind, decoder or {}), **(encoder_options or {})}
-    if arch == "dpt":
-        options.setdefault("dynamic_img_size", True)
+    _check_decoder(arch, kind, decoder or {})
     named = _named_weights(encoder, encoder_weights)
-    arguments = {"encoder_name": encoder, "encoder_weights": named, "classes": channels, **options}
+    arguments = {"encoder_name": encoder, "encoder_weights": named, "classes": channels, **(decoder or {})}
+    options = encoder_options or {}
     if named is None:
-        net = _built(kind, arch, encoder, arguments)
+        net = _built(kind, arguments, options)
     else:
         with fetching(f"weights '{encoder_weights}' of encoder '{encoder}'", "encoder_weights"):
-            net = _built(kind, arch, encoder, arguments)
+            net = _built(kind, arguments, options)
     if named is None and encoder_weights is not None:
         load_file(net.encoder, encoder_weights, "encoder_weights")
     mean, std = _statistics(encoder, encoder_weights, named)
-    # the pyramid of PAN halves the encoder's features three times, DPT halves them once and doubles them again
-    stride = net.encoder.output_stride
-    multiple, smallest = (2 * stride if arch == "dpt" else stride), (8 * stride if arch == "pan" else 1)
+    multiple, smallest = _sizes(arch, encoder, net.encoder.output_stride)
     return ImageModel(net, mean=mean, std=std, encoder="encoder", multiple=multiple, smallest=smallest)
 
 
@@ -77,14 +68,33 @@ def encoder_names() -> list[str]:
     return [*_encoders, *(f"tu-{name}" for name in timm.list_models())]
 
 
-def _built(kind: Any, arch: str, encoder: str, arguments: dict[str, Any]) -> Any:
+def _built(kind: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
+    """The network; a transformer takes images of any size if it can."""
+    encoder = arguments["encoder_name"]
+    dynamic = {"dynamic_img_size": True} if encoder.startswith("tu-") else {}
     try:
-        return kind(**arguments)
-    except OSError:
-        raise
-    except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError, AttributeError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"arch '{arch}' cannot be built with encoder '{encoder}': {reason}") from error
+        try:
+            return kind(**arguments, **{**dynamic, **options})
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            return kind(**arguments, **options)
+    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{kind.__name__} cannot be built with encoder '{encoder}': {reason}") from error
+
+
+def _sizes(arch: str, encoder: str, stride: int) -> tuple[int, int]:
+    """What the sides of an image must be a multiple of, and how long they must be."""
+    if arch == "dpt":  # its decoder works at 1/4 to 1/32, whatever the patches are
+        if 32 % stride:
+            raise ValueError(
+                f"encoder '{encoder}' has patches of {stride} pixels, which arch 'dpt' cannot use; "
+                "it needs patches of 8, 16 or 32, such as tu-vit_base_patch16_224"
+            )
+        return 32, 32
+    # the pyramid of PAN halves the encoder's features three times
+    return stride, 8 * stride if arch == "pan" else stride
 
 
 def _check_encoder(arch: str, encoder: str) -> None:
@@ -95,12 +105,11 @@ def _check_encoder(arch: str, encoder: str) -> None:
         raise ValueError(f"unknown encoder '{encoder}'{did_you_mean(encoder, encoder_names())}")
 
 
-def _checked(arch: str, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _check_decoder(arch: str, kind: Any, options: dict[str, Any]) -> None:
     allowed = set(inspect.signature(kind).parameters) - _NOT_OPTIONS
     for key in options:
         if key not in allowed:
             raise ValueError(f"decoder: arch '{arch}' has no option '{key}'{did_you_mean(key, allowed, limit=20)}")
-    return options
 
 
 def _named_weights(encoder: str, weights: str | None) -> Any:

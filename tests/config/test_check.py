@@ -134,6 +134,7 @@ def test_a_value_is_taken_as_its_annotation_says(annotation: Any, text: str, val
         (tuple[int, int], "[1, 2, 3]", "expected a list of 2 whole numbers, got a list of 3"),
         (tuple[Annotated[int, Field(ge=1)], int], "[1]", "expected a list of 2 whole numbers, got a list of 1"),
         (tuple[int, str], "1", "expected a list of 2 values, got 1"),
+        (tuple[int, int], "[]", "expected a list of 2 whole numbers, got a list of 0"),
         (tuple[int, int], "[1]", "expected a list of 2 whole numbers, got a list of 1"),
         (tuple[int, int], "[1, x]", "c:1:5: key.1: expected a whole number, got 'x'"),
         (Annotated[list[float], Field(min_length=2)], "[1]", "must be at least 2 long, got a list of 1"),

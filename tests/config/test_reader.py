@@ -143,6 +143,11 @@ def test_a_mistake_is_told_in_one_sentence(override: str, message: str, workplac
     assert workplace.error(REFERENCE, override) == f"override {override!r}: {message}"
 
 
+def test_the_name_of_a_sections_field_for_its_component_is_no_key(workplace: Workplace) -> None:
+    assert "optimizer.component" not in workplace.error(REFERENCE, "component=1")
+    assert "unknown key 'optimizer.component'" in workplace.error(REFERENCE, "optimizer.component=1")
+
+
 def test_what_does_not_go_together_is_told_at_the_value_to_change(workplace: Workplace) -> None:
     assert workplace.error(REFERENCE, "train.steps=null") == "job.yaml:19:8: train: how long? Give steps or epochs"
     assert workplace.error(REFERENCE, "train.ema=null") == (
@@ -278,9 +283,34 @@ class TestSource:
         assert workplace.load(source.to_yaml()) == config
 
 
-texts = st.text(max_size=8) | st.sampled_from(
-    ["on", "1e-3", "010", "1:30", "null", "", "~", "10%", "=", "<<", "- a", "0x1F"]
-)
+odd_texts = [
+    "on",
+    "1e-3",
+    "010",
+    "1:30",
+    "null",
+    "",
+    "~",
+    "10%",
+    "=",
+    "<<",
+    "- a",
+    "0x1F",
+    "1_0",
+    "# x",
+    "!x",
+    "&x",
+    "*x",
+]
+odd_texts += ["\x85", "\u2028", "\ufeff", "a\nb", "\0", " a ", "'", '"']
+texts = st.text(max_size=8) | st.sampled_from(odd_texts)
+
+
+@pytest.mark.parametrize("text", odd_texts)
+def test_a_text_that_yaml_might_take_for_something_else_is_still_the_text(text: str, workplace: Workplace) -> None:
+    config = workplace.load()
+    config.model.params["encoder"] = text
+    assert workplace.load(to_yaml(config)) == config
 
 
 @settings(deadline=None)

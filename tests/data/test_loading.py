@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segtrain.data.crop import RandomScaleCrop
 from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
 from segtrain.data.loading import num_workers, train_loader, val_loader
 from segtrain.data.scenes import scenes
@@ -19,7 +20,7 @@ from segtrain.task import Batch, Kind, Sample
 
 SCENES = scenes(length=11, size=(24, 32))
 AUGMENT = (
-    TRANSFORMS["RandomScaleCrop"](255, size=(16, 16), scale=(0.75, 1.5)),
+    RandomScaleCrop(255, size=(16, 16), scale=(0.75, 1.5)),
     TRANSFORMS["HorizontalFlip"](255, p=0.5),
     TRANSFORMS["ColorJitter"](255, p=0.8),
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from segtrain.data import crop  # noqa: F401  registers
 from segtrain.data.transforms import compose
 from segtrain.registry import TRANSFORMS, parameters
 from segtrain.task import Sample
@@ -23,6 +24,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "CropAndPad": {"percent": 0.1},
     "CropNonEmptyMaskIfExists": {"height": 20, "width": 24},
     "LongestMaxSize": {"max_size": 40},
+    "OneOf": {"of": [TRANSFORMS["HorizontalFlip"](IGNORE, p=1.0), TRANSFORMS["VerticalFlip"](IGNORE, p=1.0)]},
     "RandomCrop": {"height": 20, "width": 24},
     "RandomResizedCrop": {"size": (20, 24)},
     "RandomScaleCrop": {"size": (20, 24)},
@@ -78,6 +80,8 @@ def test_every_key_has_a_type_that_can_be_checked_and_a_description(name: str):
     assert inspect.getdoc(factory)
     for key, parameter in parameters(factory).items():
         assert key not in ("fill_mask", "mask_interpolation", "strict")
+        if name == "OneOf" and key == "of":
+            continue  # components, which the builder makes
         adapter = TypeAdapter(parameter.annotation)
         if parameter.default is not inspect.Parameter.empty:
             adapter.validate_python(parameter.default)
@@ -152,43 +156,21 @@ def test_importing_it_neither_warns_nor_asks_the_network():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_random_scale_crop_without_scaling_is_a_plain_crop():
-    crop = build("RandomScaleCrop", size=(16, 24), scale=(1.0, 1.0))
-    given = sample()
-    cut = crop(given, np.random.default_rng(0))
-    windows = np.lib.stride_tricks.sliding_window_view(given.image, (16, 24, 3)).reshape(-1, 16, 24, 3)
-    assert (windows == cut.image).all(axis=(1, 2, 3)).any()
-
-
-@pytest.mark.parametrize("scale", [0.3, 0.5, 0.8, 1.0, 1.7, 4.0])
-@pytest.mark.parametrize("size", [(1, 1), (17, 31), (48, 64), (100, 90)])
-def test_random_scale_crop_shows_image_and_labels_from_one_place(size: tuple[int, int], scale: float):
-    rows, columns = np.mgrid[0:48, 0:64].astype(np.uint8)
-    given = Sample(np.stack([rows, columns, rows], axis=2), (rows // 8 * 8 + columns // 8 + 1).astype(np.uint8), "x")
-    for seed in range(8):
-        image, target, _ = build("RandomScaleCrop", size=size, scale=(scale, scale))(given, np.random.default_rng(seed))
-        assert (image.shape, target.shape) == ((*size, 3), size)
-        seen = target != IGNORE
-        assert seen.any()
-        assert not image[~seen].any()
-        if scale >= 0.8:  # positions in the image say which label belongs there, to a pixel at the edge of a block
-            row, column = image[..., 0].astype(int), image[..., 1].astype(int)
-            inner = seen & (row % 8 > 1) & (row % 8 < 6) & (column % 8 > 1) & (column % 8 < 6)
-            assert np.array_equal(target[inner], (row // 8 * 8 + column // 8 + 1)[inner])
-
-
-def test_random_scale_crop_reaches_every_place_equally():
-    crop = build("RandomScaleCrop", size=(8, 8), scale=(1.0, 1.0))
-    hits = np.zeros((12, 12))
-    given = Sample(np.zeros((12, 12, 3), np.uint8), np.arange(144, dtype=np.uint8).reshape(12, 12), "x")
-    for seed in range(600):
-        hits.ravel()[crop(given, np.random.default_rng(seed)).target[0, 0]] += 1
-    assert (hits[:5, :5] > 5).all()
-    assert hits.sum() == hits[:5, :5].sum()
-
-
 def test_no_warning_comes_from_a_transform():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in TRANSFORMS:
             build(name)
+
+
+def test_one_of_several_is_chosen_evenly_and_not_always():
+    chosen = build("OneOf", p=0.6)
+    corner = np.zeros((2, 2), np.uint8)
+    corner[0, 0] = 1
+    given = Sample(np.zeros((2, 2, 3), np.uint8), corner, "x")
+    places = [int(np.flatnonzero(chosen(given, np.random.default_rng(seed)).target)[0]) for seed in range(1000)]
+    assert abs(places.count(0) - 400) < 80
+    assert abs(places.count(1) - 300) < 80
+    assert places.count(3) == 0
+    with pytest.raises(ValueError, match="nothing to choose from"):
+        build("OneOf", of=[])

@@ -1,0 +1,110 @@
+"""Data sets made of data sets."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated
+
+import cv2
+import numpy as np
+
+from segtrain.data.dataset import Dataset
+from segtrain.data.labels import LabelSpec
+from segtrain.errors import did_you_mean
+from segtrain.registry import DATASETS
+from segtrain.task import Kind, Sample
+
+Inner = Annotated[Dataset, DATASETS]
+
+
+@dataclass(frozen=True)
+class Binary:
+    """The samples of a segmentation data set with two classes: those chosen, and all others."""
+
+    of: Dataset
+    chosen: tuple[int, ...]
+    labels: LabelSpec
+    kind: Kind = "segmentation"
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.of[index]
+        return sample._replace(target=np.asarray(cv2.LUT(sample.target, self._table), np.uint8))
+
+    def path(self, index: int) -> str:
+        return self.of.path(index)
+
+    @cached_property
+    def _table(self) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        table = np.zeros(256, np.uint8)
+        table[list(self.chosen)] = 1
+        table[self.labels.ignore_index] = self.labels.ignore_index
+        return table
+
+
+@DATASETS.register("binary")
+def binary(*, of: Inner, classes: list[str]) -> Binary:
+    """`classes` of another data set against all others, for instance traffic signs and lights against the rest."""
+    if of.kind != "segmentation":
+        raise ValueError("of is a classification data set; classes of pixels are merged here")
+    names = of.labels.names
+    unknown = [name for name in classes if name not in names]
+    if unknown or not 0 < len(classes) < len(names):
+        hint = did_you_mean(unknown[0], names) if unknown else f"; give some of {', '.join(names)}, but not all"
+        raise ValueError(f"classes {classes} do not divide those of the data set{hint}")
+    chosen = tuple(names.index(name) for name in classes)
+    labels = LabelSpec(("other", "+".join(classes)), ((0, 0, 0), of.labels.palette[chosen[0]]))
+    return Binary(of, chosen, replace(labels, ignore_index=of.labels.ignore_index))
+
+
+@dataclass(frozen=True)
+class Concatenated:
+    """The samples of several data sets with the same classes, one after the other."""
+
+    of: tuple[Dataset, ...]
+
+    @property
+    def labels(self) -> LabelSpec:
+        return self.of[0].labels
+
+    @property
+    def kind(self) -> Kind:
+        return self.of[0].kind
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        dataset, inner = self._find(index)
+        return dataset[inner]
+
+    def path(self, index: int) -> str:
+        dataset, inner = self._find(index)
+        return dataset.path(inner)
+
+    def _find(self, index: int) -> tuple[Dataset, int]:
+        which = bisect.bisect_right(self._ends, index)
+        return self.of[which], index - (self._ends[which - 1] if which else 0)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(itertools.accumulate(len(dataset) for dataset in self.of))
+
+
+@DATASETS.register("concat")
+def concat(*, of: list[Inner]) -> Concatenated:
+    """Several data sets as one; a data set that is listed twice counts twice."""
+    if not of:
+        raise ValueError("of []: there is nothing to join; list one or more data sets")
+    for other in of[1:]:
+        if (other.kind, other.labels.names) != (of[0].kind, of[0].labels.names):
+            raise ValueError(
+                f"of: the data sets have different classes: {', '.join(of[0].labels.names)} and "
+                f"{', '.join(other.labels.names)}"
+            )
+    return Concatenated(tuple(of))

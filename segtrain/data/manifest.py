@@ -1,0 +1,64 @@
+"""Your own data as a table: a CSV file that lists images with their masks or their classes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from segtrain.data.labelled import Labelled, LabelledImages, existing_images
+from segtrain.data.labels import Palette, given_labels
+from segtrain.data.pairs import Pair, Pairs, existing_pairs
+from segtrain.data.paths import Missing, find_root, some
+from segtrain.errors import DataError
+from segtrain.registry import DATASETS
+
+
+@DATASETS.register("manifest")
+def manifest(
+    *,
+    file: Path,
+    split: str | None = None,
+    names: list[str] | None = None,
+    values: dict[int, str] | None = None,
+    palette: Palette | None = None,
+    missing: Missing = "error",
+) -> Pairs | LabelledImages:
+    """The rows of a CSV file with a header: `image,mask` for segmentation, `image,label` for classification.
+
+    Paths are relative to the file. With a column `split`, only rows of this split are taken; without one, give each
+    split a file of its own. Other columns are not read. Masks are described by `names`, `values` and `palette` as in
+    folder_pairs; labels are class names, sorted, or in the order of `names`.
+    """
+    place = find_root(file.parent, file.name, f"{file.name} with the columns image,mask or image,label")
+    rows = _rows(place / file.name)
+    if split is not None and "split" not in rows[0]:
+        raise DataError(f"{place / file.name} has no column split; leave split out, or add the column")
+    chosen = [row for row in rows if split in (None, row.get("split"))]
+    if not chosen:
+        splits = sorted({row["split"] for row in rows})
+        raise DataError(f"{place / file.name} has no row of split '{split}'; there are {some(splits)}")
+    if "mask" in rows[0]:
+        pairs = [Pair(place / row["image"], place / row["mask"]) for row in chosen]
+        return existing_pairs(place, pairs, missing, given_labels(names, values, palette))
+    if values or palette:
+        raise ValueError("values and palette are for masks, but the table has labels; give names, or nothing")
+    classes = tuple(names or sorted({row["label"] for row in rows}))
+    strange = sorted({row["label"] for row in chosen} - set(classes))
+    if strange:
+        raise DataError(f"{place / file.name} has labels that are not among names: {some(strange)}")
+    items = [Labelled(place / row["image"], classes.index(row["label"])) for row in chosen]
+    return existing_images(place, items, classes, missing)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read as CSV: {error}") from error
+    if "image" not in columns or ("mask" in columns) == ("label" in columns):
+        raise DataError(f"{file} has the columns {', '.join(columns)}; needed are image and one of mask and label")
+    if not rows:
+        raise DataError(f"{file} has a header and no rows")
+    return rows

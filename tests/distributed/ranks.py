@@ -1,0 +1,53 @@
+"""Starting several ranks in a test: forked processes over gloo, whose results come back as values."""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+
+def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(*arguments)` returns on each of `world` ranks, by rank."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = get_context("fork")
+    results = context.Queue()
+    workers = [
+        context.Process(target=_run, args=(rank, world, port, results, function, arguments)) for rank in range(world)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        answers = dict(results.get(timeout=120) for _ in workers)
+    finally:
+        for worker in workers:
+            worker.join(10)
+            worker.kill()
+    for rank, (failed, value) in sorted(answers.items()):
+        assert not failed, f"rank {rank}:\n{value}"
+    return [answers[rank][1] for rank in range(world)]
+
+
+def _run(rank: int, world: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
+    from segtrain import distributed
+
+    torch.set_num_threads(1)
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+    }
+    try:
+        distributed.start("cpu", timeout_s=60)
+        results.put((rank, (False, function(*arguments))))
+        distributed.stop()
+    except BaseException:
+        results.put((rank, (True, traceback.format_exc())))

@@ -1,0 +1,98 @@
+"""Two or four ranks train the model that one process trains on the same global batch."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ranks import on_ranks
+
+from segtrain import distributed
+from segtrain.build import build, register_components
+from segtrain.config import load
+from segtrain.task import Batch
+
+pytestmark = pytest.mark.distributed
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+STEPS = 20
+
+
+def global_batch(step, part):
+    """8 images with unequal numbers of valid pixels: some half ignored, one wholly, ties by repeated images."""
+    rng = np.random.default_rng([step, part])
+    image = torch.from_numpy(rng.integers(0, 255, (8, 3, 12, 12), dtype=np.uint8))
+    target = torch.from_numpy(rng.integers(0, 7, (8, 12, 12), dtype=np.uint8))
+    image[1], target[1] = image[0], target[0]
+    target[2, :, 6:] = 255
+    target[3] = 255
+    if step % 4 == 3:
+        target[4:] = 255  # the last of two ranks sees nothing valid
+    return Batch(image, target, tuple("abcdefgh"))
+
+
+def train(overrides, parts):
+    """The parameters after 20 steps of this rank's share of the global batches, and the last logged scalars."""
+    register_components(["tiny_components"])
+    config, source = load(TINY, ["model.double=true", "model.dropout=0", f"train.steps={STEPS}", *overrides])
+    learner = build(config, source, torch.device("cpu")).learner
+    rank, world = distributed.rank(), distributed.world_size()
+    for step in range(STEPS):
+        mine = []
+        for part in range(parts):
+            whole = global_batch(step, part)
+            share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+            mine.append(Batch(whole.image[share], whole.target[share], whole.ids[share]))
+        learner.update(mine)
+    parameters = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    return parameters.numpy(), learner.read_logs()
+
+
+CRITERIA = {
+    "mean": "{name: cross_entropy}",
+    "class weights": "{name: cross_entropy, class_weights: [1, 2, 3, 1, 5, 9, 9]}",
+    "mined": "{name: bootstrapped_ce, top_p: 0.2, warmup: {name: linear, start: 2, end: 10}}",
+    "mined by image": "{name: bootstrapped_ce, top_p: 0.2, scope: image, label_smoothing: 0.1}",
+    "bce": "{name: bootstrapped_bce_with_logits, top_p: 0.3}",
+    "sum": "{name: weighted_sum, terms: {a: {weight: 0.7, criterion: {name: bootstrapped_ce, top_p: 0.3}}, "
+    "b: {criterion: {name: label_smoothed_ce, class_weights: [1, 2, 3, 1, 5, 9, 9]}}}}",
+    "region": "{name: weighted_sum, terms: {a: {criterion: {name: dice}}, b: {criterion: {name: cross_entropy}}}}",
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_ranks_train_the_model_of_one_process(criterion, world, accumulate):
+    overrides = [f"criterion={CRITERIA[criterion]}"]
+    alone, scalars = train(overrides, accumulate)
+    for parameters, theirs in on_ranks(world, train, overrides, accumulate):
+        np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
+        for tag in ("train/loss", "train/loss_all", "train/grad_norm", "mining/top_p_effective"):
+            assert theirs.get(tag) == pytest.approx(scalars.get(tag), abs=1e-9), tag
+
+
+def test_mining_on_each_rank_by_itself_trains_another_model():
+    """What the equality above is worth: the usual way differs visibly."""
+    alone, _ = train(["criterion={name: bootstrapped_ce, top_p: 0.2}"], 1)
+    (parameters, _), _ = on_ranks(2, train, ["criterion={name: bootstrapped_ce, top_p: 0.2, scope: rank}"], 1)
+    assert np.abs(parameters - alone).max() > 1e-3
+
+
+def evaluate(val_length):
+    register_components(["tiny_components"])
+    config, source = load(TINY, [f"data.val.length={val_length}"])
+    built = build(config, source, torch.device("cpu"))
+    report = built.evaluator(built.learner.model, 0)
+    return report.confusion, report.scalars["val/loss"], len(report.probes)
+
+
+@pytest.mark.parametrize("val_length", [21, 1])
+def test_an_evaluation_counts_each_image_once_on_any_number_of_ranks(val_length):
+    confusion, loss, _ = evaluate(val_length)
+    for theirs, their_loss, _ in on_ranks(2, evaluate, val_length):
+        assert np.array_equal(theirs, confusion)
+        assert their_loss == pytest.approx(loss, rel=1e-6)
