@@ -82,16 +82,21 @@ def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any
 def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
     """Restore what `by_name` gave, whatever the order of the parameters is now.
 
-    Raises ValueError naming the first parameter or group that only one side has.
+    What a configuration says (learning rates, weight decay, …) stays as it is now. Raises ValueError naming the first
+    parameter or group that only one side has.
     """
     names = _names(optimizer, model)
     groups = optimizer.state_dict()["param_groups"]
+    said = {"base_lr", *inspect.signature(type(optimizer)).parameters}
     _check_names("optimizer group", [group["name"] for group in groups], saved["groups"])
     _check_names("parameter", names, saved["state"])
     optimizer.load_state_dict(
         {
             "state": {index: saved["state"][name] for index, name in enumerate(names) if saved["state"][name]},
-            "param_groups": [{**group, **saved["groups"][group["name"]]} for group in groups],
+            "param_groups": [
+                {**group, **{key: value for key, value in saved["groups"][group["name"]].items() if key not in said}}
+                for group in groups
+            ],
             **saved["own"],
         }
     )

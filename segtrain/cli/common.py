@@ -24,10 +24,10 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as head does
+        return FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         print(f"error: No space left on device: {error.filename or error}", file=sys.stderr)
         return DISK_FULL
-    except BrokenPipeError:
-        return FAILED

@@ -40,7 +40,8 @@ def train(args: argparse.Namespace) -> int:
     register_components(args.modules)
     config, source = load(config_path(args), args.overrides)
     start = choose(args.resume, args.run_dir, config.log.root, args.name or source.path.stem)
-    notes = changes(start.state["config"], plain_config(config), args.override_resume) if start.state else []
+    made_of = made_from(config, args)
+    notes = changes(start.state["config"], made_of, args.override_resume) if start.state else []
     device = distributed.start(args.device)
     try:
         built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
@@ -52,6 +53,12 @@ def train(args: argparse.Namespace) -> int:
         return Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
     finally:
         distributed.stop()
+
+
+def made_from(config: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """What a run is made of and a resume is compared with: the configuration, and the flags that choose its data."""
+    flags = {"limit_train": args.limit_train, "limit_val": args.limit_val, "overfit": args.overfit}
+    return {**plain_config(config), "flags": flags}
 
 
 def config_path(args: argparse.Namespace) -> Path:
@@ -197,7 +204,7 @@ class Job:
         task = self.built.task
         complete = {
             **state,
-            "config": plain_config(self.config),
+            "config": made_from(self.config, self.args),
             "task": {"kind": task.kind, "classes": list(task.classes), "palette": [list(c) for c in task.palette]},
         }
         if name == "best":
