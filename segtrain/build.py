@@ -7,6 +7,7 @@ import importlib
 import math
 import pkgutil
 import random
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Built:
     steps: int
     every: Every
     memory_format: torch.memory_format
+    warnings: tuple[str, ...] = ()
 
     @property
     def global_batch(self) -> int:
@@ -125,7 +127,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     evaluator = make_evaluator(config, val, task, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout)
+    warnings = tuple(unfinished_warmup(criterion, steps))
+    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
 class Maker:
@@ -234,6 +237,16 @@ def training_loader(config: Config, maker: Maker, train: Dataset, *, augment: bo
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
+
+
+def unfinished_warmup(criterion: Criterion, steps: int) -> Iterator[str]:
+    """A warning if the run is over before the mining has reached its share."""
+    reached, wanted = criterion.mined_share(steps - 1), criterion.mined_share(sys.maxsize)
+    if reached is not None and wanted is not None and reached > wanted:
+        yield (
+            f"criterion.warmup is longer than the run: at its last step {reached:.0%} of the valid pixels are mined, "
+            f"not {wanted:.0%}; shorten it, or give it as a share of the run such as end: 75%"
+        )
 
 
 def label_counts(dataset: Dataset, device: torch.device) -> list[list[int]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segtrain.distributed import sum_over_ranks
+from segtrain.errors import CheckpointError
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
 from segtrain.optim import by_name, load_by_name
@@ -146,11 +147,15 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`, on a learner built from the same configuration."""
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        load_by_name(self.optimizer, self.model, state["optimizer"])
+        """The inverse of `state_dict`, on a learner built from the same configuration; CheckpointError if it is not."""
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.ema is not None:
+                # a run that averages only from here on begins its average with the weights of the checkpoint
+                self.ema.module.load_state_dict(state["ema"] or state["model"])
+            load_by_name(self.optimizer, self.model, state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the configuration: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.guard.consecutive = state["consecutive"]

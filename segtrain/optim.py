@@ -82,16 +82,21 @@ def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any
 def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
     """Restore what `by_name` gave, whatever the order of the parameters is now.
 
-    Raises ValueError naming the first parameter or group that only one side has.
+    What a configuration says (learning rates, weight decay, …) stays as it is now. Raises ValueError naming the first
+    parameter or group that only one side has.
     """
     names = _names(optimizer, model)
     groups = optimizer.state_dict()["param_groups"]
+    said = {"base_lr", *inspect.signature(type(optimizer)).parameters}
     _check_names("optimizer group", [group["name"] for group in groups], saved["groups"])
     _check_names("parameter", names, saved["state"])
     optimizer.load_state_dict(
         {
             "state": {index: saved["state"][name] for index, name in enumerate(names) if saved["state"][name]},
-            "param_groups": [{**group, **saved["groups"][group["name"]]} for group in groups],
+            "param_groups": [
+                {**group, **{key: value for key, value in saved["groups"][group["name"]].items() if key not in said}}
+                for group in groups
+            ],
             **saved["own"],
         }
     )
@@ -130,11 +135,11 @@ def _can_fuse(groups: list[dict[str, Any]]) -> bool:
 def _leaf(parameter: inspect.Parameter) -> Any:
     """A type that pydantic can check for a parameter of an optimizer, or None if a config cannot say it."""
     default, hint = parameter.default, parameter.annotation
+    if parameter.name == "lr" or (type(default) is int and hint is not int):
+        return float
     arms = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else ()
     if arms and all(arm in _LEAVES or typing.get_origin(arm) is tuple for arm in arms):
         return hint
-    if parameter.name == "lr" or (type(default) is int and hint is not int):
-        return float
     if type(default) in (bool, int, float, str):
         return type(default)
     if isinstance(default, tuple):
@@ -149,12 +154,9 @@ def _factory(optimizer: type[torch.optim.Optimizer], defaults: dict[str, Any]) -
         annotation = None if name in _NOT_KEYS else _leaf(parameter)
         if annotation is not None:
             default = defaults.get(name, parameter.default)
-            keys[name] = parameter.replace(
-                kind=inspect.Parameter.KEYWORD_ONLY,
-                annotation=annotation,
-                # a parameter without a default is a learning rate (each group has its own)
-                default=default if isinstance(default, (tuple, *_LEAVES)) else 1e-3,
-            )
+            if name == "lr" and not isinstance(default, float):  # a few have no default
+                default = 1e-3
+            keys[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
     def build(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
         if "fused" in keys and options.get("fused") is None and options.get("foreach") is None:

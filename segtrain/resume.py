@@ -48,7 +48,7 @@ def choose(resume: str | None, directory: Path | None, root: Path, name: str) ->
         run.refuse_if_used()
         return Start(run)
     if resume != "auto":
-        return _named(Path(resume), directory)
+        return _named(Path(resume), directory, root, name)
     run = RunDirectory(directory) if directory else latest_run(root, name) or new_run(root, name)
     if any(run.checkpoints.glob("*.pt")):
         return _newest(run)
@@ -75,13 +75,19 @@ def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]
     return lines
 
 
-def _named(path: Path, directory: Path | None) -> Start:
+def _named(path: Path, directory: Path | None, root: Path, name: str) -> Start:
     if path.is_dir():
         found = _newest(RunDirectory(path))
         return Start(RunDirectory(directory or path), found.state, found.checkpoint, found.warnings)
     if not path.exists():
         raise CheckpointError(f"--resume {path}: does not exist; give a run directory, a checkpoint, or auto")
-    return Start(RunDirectory(directory or path.parent.parent), load(path), path)
+    if directory is not None:
+        run = RunDirectory(directory)
+    elif path.parent.name == "checkpoints":
+        run = RunDirectory(path.parent.parent)
+    else:  # a checkpoint that lies alone goes on in a run of its own
+        run = new_run(root, name)
+    return Start(run, load(path), path)
 
 
 def _newest(run: RunDirectory) -> Start:

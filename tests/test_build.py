@@ -128,3 +128,11 @@ def test_class_weights_reach_a_nested_criterion(tiny):
 def test_an_unknown_method_of_class_weights_is_refused(tiny):
     with pytest.raises(ConfigError, match="median_frequency"):
         tiny("criterion={name: cross_entropy, class_weights: meridian_frequency}")
+
+
+def test_a_warm_up_longer_than_the_run_is_warned_of(tiny):
+    (warning,) = tiny("criterion.warmup={name: linear, start: 4, end: 100}").warnings
+    assert warning.startswith("criterion.warmup is longer than the run: at its last step 98% of the valid pixels")
+    assert tiny("criterion.warmup=100").warnings
+    assert not tiny().warnings
+    assert not tiny("criterion={name: cross_entropy}").warnings

@@ -62,6 +62,13 @@ def test_a_path_means_that_run_or_that_checkpoint(left, tmp_path):
         assert (start.run.path, start.state["step"]) == (left.path, 3)
 
 
+def test_a_checkpoint_that_lies_alone_goes_on_in_a_new_run(tmp_path):
+    save(tmp_path / "alone.pt", {"step": 3})
+    start = choose(str(tmp_path / "alone.pt"), None, tmp_path / "runs", "street")
+    assert start.state == {"step": 3}
+    assert start.run.path.parent == tmp_path / "runs" / "street"
+
+
 def test_a_path_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"nothing\.pt: does not exist; give a run directory, a checkpoint, or auto"

@@ -40,7 +40,8 @@ def train(args: argparse.Namespace) -> int:
     register_components(args.modules)
     config, source = load(config_path(args), args.overrides)
     start = choose(args.resume, args.run_dir, config.log.root, args.name or source.path.stem)
-    notes = changes(start.state["config"], plain_config(config), args.override_resume) if start.state else []
+    made_of = made_from(config, args)
+    notes = changes(start.state["config"], made_of, args.override_resume) if start.state else []
     device = distributed.start(args.device)
     try:
         built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
@@ -52,6 +53,12 @@ def train(args: argparse.Namespace) -> int:
         return Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
     finally:
         distributed.stop()
+
+
+def made_from(config: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """What a run is made of and a resume is compared with: the configuration, and the flags that choose its data."""
+    flags = {"limit_train": args.limit_train, "limit_val": args.limit_val, "overfit": args.overfit}
+    return {**plain_config(config), "flags": flags}
 
 
 def config_path(args: argparse.Namespace) -> Path:
@@ -79,6 +86,8 @@ def dry_run(built: Built, source: Source, labels: str) -> int:
     """One step's work without its effect."""
     for label, text in banner(built, source, None, labels).items():
         print(f"{label:7}{text}")
+    for warning in built.warnings:
+        print(f"warning: {warning}")
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():
@@ -174,6 +183,8 @@ class Job:
             self.console.line(f"resume from {self.start.checkpoint} at step {step}")
         for note in self.notes:
             self.console.line(f"       {note}")
+        for warning in built.warnings:
+            self.console.line(f"warning: {warning}")
         texts = {"config": f"```yaml\n{self.source.to_yaml()}```"}
         board = TensorBoard(path / "tb", built.task, start_step=step, texts=texts)
         board.picture(step, "data/batch", self.first_batch())
@@ -193,7 +204,7 @@ class Job:
         task = self.built.task
         complete = {
             **state,
-            "config": plain_config(self.config),
+            "config": made_from(self.config, self.args),
             "task": {"kind": task.kind, "classes": list(task.classes), "palette": [list(c) for c in task.palette]},
         }
         if name == "best":

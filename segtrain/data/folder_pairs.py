@@ -42,7 +42,7 @@ def folder_pairs(
     masks, or voc. 255 is ignored unless `values` says otherwise.
     """
     labels = given_labels(names, values, palette)
-    images, masks = images.format(split=split), masks.format(split=split)
+    images, masks = images.replace("{split}", split), masks.replace("{split}", split)
     place = find_root(root, _fixed(images), f"{images}, {masks}")
     find_root(place, _fixed(masks), f"{images}, {masks}")
     found, targets = _by_name(place, images, image_suffix), _by_name(place, masks, mask_suffix)
@@ -50,11 +50,11 @@ def folder_pairs(
         raise DataError(
             f"{place / images} holds no images{f' named *{image_suffix}' * bool(image_suffix)}. {found_in(place)}"
         )
-    valid = _by_name(place, ignore.format(split=split), ignore_suffix) if ignore else {}
+    valid = _by_name(place, ignore.replace("{split}", split), ignore_suffix) if ignore else {}
     wanted = _wanted(files, found, place)
     without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
     if without and missing == "error":
-        raise _unpaired(found, targets, wanted, without, f"{masks}/{{}}{mask_suffix}.*")
+        raise _unpaired(found, targets, wanted, without, (f"{masks}/", f"{mask_suffix}.*"))
     kept = [Pair(found[name], targets[name], valid.get(name)) for name in wanted if name not in without]
     if not kept:
         raise DataError(
@@ -96,9 +96,9 @@ def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) 
 
 
 def _unpaired(
-    images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], looked_for: str
+    images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], around: tuple[str, str]
 ) -> MissingFilesError:
-    named = [f"{images[name].name} (looked for {looked_for.format(name)})" for name in sorted(without)]
+    named = [f"{images[name].name} (looked for {around[0]}{name}{around[1]})" for name in sorted(without)]
     spare = len(masks.keys() - images.keys())
     others = f"; {spare} masks have no image" if spare else ""
     return MissingFilesError(

@@ -73,7 +73,7 @@ class Criterion(nn.Module):
             logs |= {f"loss/{name}": term, f"steps/{name}": part}
             logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
         for tag, result in zip(self._tags(), results, strict=True):
-            logs |= {f"{tag}/{key}": value for key, value in result.logs.items()}
+            logs |= {f"{tag}/{key}": log for key, log in result.logs.items()}
         return Loss(value, {key: log.detach().double() for key, log in logs.items()})
 
     @torch.no_grad()
@@ -100,6 +100,13 @@ class Criterion(nn.Module):
                 mined = {key.removeprefix(f"{tag}/"): sum_ for key, sum_ in logs.items() if key.startswith(f"{tag}/")}
                 scalars |= {f"{tag}/{key}": number for key, number in _mining_scalars(mined, logs).items()}
         return scalars
+
+    def mined_share(self, step: int) -> float | None:
+        """The share of the valid pixels that the first term mined by share keeps at `step`; None without one."""
+        for part in self.parts:
+            if isinstance(part, PixelTerms) and isinstance(part.reduction, Hardest):
+                return part.reduction.fraction(step)
+        return None
 
     @torch.no_grad()
     def inspect(self, logits: Tensor, target: Tensor, step: int) -> Inspection | None:

@@ -1,6 +1,6 @@
 """Pixel losses on class labels (or class probabilities): logits [B, C, *] → LossMap [B, *].
 
-Ignored entries are taken out of the logits before anything is computed, so that not even NaN there reaches a gradient.
+The gradient of an ignored entry is 0 even if its logits are NaN.
 Half precision is computed in float32. A label out of range makes the loss NaN; nothing here waits for the device.
 """
 
@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.losses.maps import LossMap
-from segtrain.losses.targets import Labels, check_shapes, check_weight_count, full_precision, is_soft, read_labels
+from segtrain.losses.targets import (
+    Labels,
+    check_shapes,
+    check_weight_count,
+    full_precision,
+    is_soft,
+    read_labels,
+    shield,
+)
 
 Spread = Literal["all", "others"]
 
@@ -42,7 +50,7 @@ def cross_entropy(
         return _soft_cross_entropy(full_precision(logits), target, weight, smoothing)
     logits = full_precision(logits)
     labels = read_labels(logits, target, classes, weight, ignore_index)
-    log_p = F.log_softmax(_clean(logits, labels), 1)
+    log_p = F.log_softmax(shield(logits, labels.valid.unsqueeze(1)), 1)
     surprise = -_at_label(log_p, labels)
     value = surprise * labels.weight
     if smoothing:
@@ -55,7 +63,7 @@ def nll(log_p: Tensor, target: Tensor, *, weight: Tensor | None = None, ignore_i
     """Minus the score of the label; log-probabilities (or any other scores) are taken as they are."""
     scores = full_precision(log_p)
     labels = read_labels(scores, target, scores.shape[1], weight, ignore_index)
-    score = -_at_label(_clean(scores, labels), labels)
+    score = -_at_label(shield(scores, labels.valid.unsqueeze(1)), labels)
     return _label_map(score * labels.weight, score, labels)
 
 
@@ -106,10 +114,6 @@ def check_gamma(gamma: float) -> float:
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma {gamma}; expected a number >= 0 (0 is cross entropy)")
     return gamma
-
-
-def _clean(logits: Tensor, labels: Labels) -> Tensor:
-    return torch.where(labels.valid.unsqueeze(1), logits, 0.0)
 
 
 def _at_label(scores: Tensor, labels: Labels) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,31 @@ class Labels(NamedTuple):
     weight: Tensor  # class weight, 1 without class weights; 0 where not valid
     valid: Tensor  # bool
     spoiled: Tensor  # 1, but NaN where the label is neither a class nor ignored: multiplied in, it marks the loss
+
+
+class _Shield(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, valid: Tensor) -> Tensor:
+        return logits.view_as(logits)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.where(ctx.saved_tensors[0], gradients[0], 0.0), None
+
+
+def shield(logits: Tensor, valid: Tensor) -> Tensor:
+    """The logits, whose gradient will be 0 where not `valid` even if they hold NaN there: 0 times NaN is NaN.
+
+    Replacing them before the loss would do as well, for one more copy of the logits in the forward pass.
+    """
+    shielded: Tensor = _Shield.apply(logits, valid)
+    return shielded
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -36,18 +61,22 @@ def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore
     return _read_labels(target, num_classes, weight, ignore_index, torch.float32).weight
 
 
+def not_ignored(target: Tensor, ignore_index: int) -> Tensor:
+    """Where the target differs from `ignore_index`, bool in its shape."""
+    return (target if target.is_floating_point() else target.long()) != ignore_index  # uint8 would wrap -100 to 156
+
+
 def named_entries(target: Tensor, ignore_index: int) -> Tensor:
     """Which entries have a target, bool [B, *] (of one in the logits' shape: any channel has)."""
-    if target.is_floating_point():
-        return (target != ignore_index).any(1)
-    return target.long() != ignore_index
+    named = not_ignored(target, ignore_index)
+    return named.any(1) if target.is_floating_point() else named
 
 
 def _read_labels(
     target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
 ) -> Labels:
-    labels = target.long()  # uint8 would wrap -100 to 156
-    named = labels != ignore_index
+    labels = target.long()
+    named = not_ignored(labels, ignore_index)
     inside = (labels >= 0) & (labels < num_classes)
     safe = torch.where(inside & named, labels, 0)
     per_entry = named.to(dtype)

@@ -19,6 +19,7 @@ from segtrain.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_AROUND = ("", "net.", "encoder.", "net.encoder.", "model.encoder.")  # what whole models call the part that is wanted
 
 
 class ImageModel(nn.Module):
@@ -49,7 +50,7 @@ class ImageModel(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
         self._encoder, self._head = encoder, head
-        self._multiple, self._smallest = multiple, smallest
+        self.multiple, self.smallest = multiple, smallest
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of the images, at their size."""
@@ -65,23 +66,26 @@ class ImageModel(nn.Module):
         return not name.startswith(f"net.{self._head}.")
 
     def _missing(self, size: int) -> int:
-        wanted = max(size, self._smallest)
-        return wanted + -wanted % self._multiple - size
+        wanted = max(size, self.smallest)
+        return wanted + -wanted % self.multiple - size
 
 
 def load_file(module: nn.Module, path: str | Path, key: str, *, new: str | None = None) -> None:
     """Load every parameter of `module` from a file, but those under the prefix `new`; what is left over is ignored.
 
-    The file may hold the weights of the module, of a whole model with it as `encoder`, or of timm's model under smp's
-    wrapper. Raises ValueError, naming the configuration's `key`, if something is missing or has another shape.
+    The file may hold the weights of the module, of a whole model around it, or of timm's model under smp's wrapper.
+    Raises ValueError, naming the configuration's `key`, if something is missing or has another shape.
     """
     try:
         weights = read_weights(path)
     except CheckpointError as error:
         raise ValueError(f"{key} {error}") from error
-    inside = {name.split("encoder.", 1)[1]: value for name, value in weights.items() if "encoder." in name}
-    found = {_loose(name): value for name, value in (inside or weights).items()}
     state, missing = module.state_dict(), []
+    stripped = [
+        {_loose(name.removeprefix(prefix)): value for name, value in weights.items() if name.startswith(prefix)}
+        for prefix in _AROUND
+    ]
+    found = max(stripped, key=lambda names: sum(_loose(name) in names for name in state))
     for name, current in state.items():
         value = found.get(_loose(name))
         if new is not None and name.startswith(f"{new}."):
@@ -110,7 +114,7 @@ def fetching(what: str, key: str, host: str | None = None) -> Iterator[None]:
     huggingface_hub.constants.HF_HUB_OFFLINE = offline
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         reason = f"{host} cannot be reached, and they are not in the cache" if offline else str(error).splitlines()[0]
         raise ValueError(
             f"{what} cannot be fetched ({reason}); set {key}: null to start from random "

@@ -229,6 +229,23 @@ def test_kill_9_of_the_trainer_leaves_no_worker():
     assert gone(workers, 60)
 
 
+def test_shared_memory_that_is_too_small_is_suspected():
+    script = (
+        "from segtrain.data.loading import train_loader\n"
+        "from segtrain.data.scenes import scenes\n"
+        "from segtrain.errors import DataError\n"
+        "try: next(train_loader(scenes(length=8, size=(600, 800)), (), batch_size=8, workers=1, seed=0).start())\n"
+        "except DataError as error: print(error)\n"
+    )
+    small = 'mount -t tmpfs -o size=2m tmpfs /dev/shm && exec "$@"'
+    if subprocess.run(["unshare", "-m", "sh", "-c", small, "sh", "true"], capture_output=True, timeout=60).returncode:
+        pytest.skip("may not mount file systems here")
+    command = ["unshare", "-m", "sh", "-c", small, "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "/dev/shm has 2 MiB in all: is it full? (docker run --shm-size=8g)" in done.stdout, done.stderr
+    assert "scenes/train/0000" in done.stdout
+
+
 def test_the_main_process_hears_of_its_other_children():
     """torch's handler of SIGCHLD would raise in the middle of a training step."""
     before = signal.getsignal(signal.SIGCHLD)

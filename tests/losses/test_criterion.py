@@ -281,6 +281,13 @@ def test_the_scalars_tell_what_was_mined():
     assert together["train/loss"] == pytest.approx(sum(scalars["train/loss"] for scalars in each) / 3)
 
 
+def test_the_planned_share_can_be_asked_for():
+    criterion = build("bootstrapped_ce", warmup=linear(start=10, end=20))
+    assert [criterion.mined_share(step) for step in (0, 10, 15, 20, 10**9)] == [1.0, 1.0, 0.625, 0.25, 0.25]
+    assert build("cross_entropy").mined_share(0) is None
+    assert build("ohem").mined_share(0) is None
+
+
 def test_inspection_shows_what_is_mined_and_why():
     criterion = build("bootstrapped_ce")
     logits, target = scene()

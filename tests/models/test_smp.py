@@ -136,6 +136,15 @@ def test_the_model_is_traced_whole_by_the_compiler():
         torch.testing.assert_close(compiled(images(33, 40)), model(images(33, 40)))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_one_exported_graph_serves_every_size_that_needs_no_padding():
+    model = a_model(encoder="tu-test_resnet").eval()
+    height, width = (model.multiple * torch.export.Dim(name, min=2, max=64) for name in ("height", "width"))
+    graph = torch.export.export(model, (images(96, 128),), dynamic_shapes=({2: height, 3: width},)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(graph(images(64, 160)), model(images(64, 160)))
+
+
 def test_the_encoder_is_told_from_the_head():
     model = a_model("unet")
     names = [name for name, _ in model.named_parameters()]
