@@ -8,11 +8,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tqdm import tqdm
 
 from segtrain.build import Maker, register_components
@@ -77,7 +78,9 @@ def missing_files(maker: Maker, wanted: Component) -> list[Missing]:
 
 
 def lenient(value: Any) -> Any:
-    """The component with all samples left out that lack a file."""
+    """The component with all samples that lack a file left out, but none that cannot be read, and without caches."""
+    if isinstance(value, Component) and value.name in ("readable", "cached"):
+        return lenient(value.params["of"])
     if isinstance(value, Component):
         params = {key: "skip" if key == "missing" else lenient(item) for key, item in value.params.items()}
         return dataclasses.replace(value, params=params)
@@ -139,6 +142,17 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def section(components: dict[str, dict[str, Any]]) -> str:
+    """The data sets as the section of a configuration."""
+    keys = {"data": components}
+    return str(yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120))
+
+
+def watch(samples: Iterable[Any], total: int | None = None) -> Any:
+    """The samples behind a progress bar, on a terminal."""
+    return tqdm(samples, total=total, leave=False, unit=" files", disable=not sys.stderr.isatty())
 
 
 def table(rows: Sequence[Sequence[str]], align: str) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from segtrain.data.cache import Cached
 from segtrain.data.coco_panoptic import Panoptic
-from segtrain.data.combined import Binary, Concatenated
+from segtrain.data.combined import Binary, Concatenated, Part
 from segtrain.data.dataset import Dataset
 from segtrain.data.labelled import Box, LabelledImages
 from segtrain.data.pairs import Pairs
@@ -53,6 +54,16 @@ def _(dataset: LabelledImages, index: int) -> Origin:
 @origin.register
 def _(dataset: Binary, index: int) -> Origin:
     return origin(dataset.of, index)
+
+
+@origin.register
+def _(dataset: Cached, index: int) -> Origin:
+    return origin(dataset.of, index)
+
+
+@origin.register
+def _(dataset: Part, index: int) -> Origin:
+    return origin(dataset.of, dataset.indices[index])
 
 
 @origin.register
