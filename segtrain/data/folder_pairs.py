@@ -45,12 +45,12 @@ def folder_pairs(
     images, masks = images.replace("{split}", split), masks.replace("{split}", split)
     place = find_root(root, _fixed(images), f"{images}, {masks}")
     find_root(place, _fixed(masks), f"{images}, {masks}")
-    found, targets = _by_name(place, images, image_suffix), _by_name(place, masks, mask_suffix)
+    found, targets = by_name(place, images, image_suffix), by_name(place, masks, mask_suffix)
     if not found:
         raise DataError(
             f"{place / images} holds no images{f' named *{image_suffix}' * bool(image_suffix)}. {found_in(place)}"
         )
-    valid = _by_name(place, ignore.replace("{split}", split), ignore_suffix) if ignore else {}
+    valid = by_name(place, ignore.replace("{split}", split), ignore_suffix) if ignore else {}
     wanted = _wanted(files, found, place)
     without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
     if without and missing == "error":
@@ -69,7 +69,7 @@ def _fixed(pattern: str) -> str:
     return str(Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), parts)))
 
 
-def _by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
+def by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
     """Files by what they have in common with their partners: the path below the folder, or the name under a pattern."""
     folder = root / where
     if folder.is_dir():

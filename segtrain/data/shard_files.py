@@ -77,12 +77,15 @@ def write_shards(
     order = np.arange(len(dataset)) if seed is None else np.random.default_rng(seed).permutation(len(dataset))
     rows, shards = np.empty((len(dataset), COLUMNS), np.int64), list[Shard]()
     writer = _Writer(folder / shard_name(split, 0))
-    for place, source in enumerate(watch(order.tolist())):
-        if writer.samples and writer.size > shard_bytes:
-            shards.append(writer.close())
-            writer = _Writer(folder / shard_name(split, len(shards)))
-        rows[place] = (len(shards), *_add(writer, dataset, source, names[source]))
-    shards.append(writer.close())
+    try:
+        for place, source in enumerate(watch(order.tolist())):
+            if writer.samples and writer.size > shard_bytes:
+                shards.append(writer.close())
+                writer = _Writer(folder / shard_name(split, len(shards)))
+            rows[place] = (len(shards), *_add(writer, dataset, source, names[source]))
+        shards.append(writer.close())
+    finally:
+        writer.abandon()
     np.save(folder / index_name(split), rows)
     _describe(folder, split, dataset, shards)
 
@@ -138,6 +141,10 @@ class _Writer:
         size = self._stream.tell()
         self._stream.close()
         return Shard(self._file.name, self.samples, size, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._stream.close()
 
 
 def _describe(folder: Path, split: str, dataset: Dataset, shards: list[Shard]) -> None:
