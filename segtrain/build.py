@@ -136,7 +136,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     evaluator = make_evaluator(config, val, task, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    warnings = tuple(unfinished_warmup(criterion, steps))
+    warnings = tuple(unfinished_warmups(config, maker, criterion, steps))
     return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
@@ -234,8 +234,10 @@ class First:
         return self.dataset[index]
 
 
-def unfinished_warmup(criterion: Criterion, steps: int) -> Iterator[str]:
-    """A warning if the run is over before the mining has reached its share."""
+def unfinished_warmups(config: Config, maker: Maker, criterion: Criterion, steps: int) -> Iterator[str]:
+    """Warnings if the run is over before the learning rate or the mining has reached what it rises to."""
+    if config.schedule is not None and maker.steps(config.schedule.warmup) >= steps:
+        yield f"schedule.warmup of {maker.steps(config.schedule.warmup)} steps is as long as the run ({steps} steps)"
     reached, wanted = criterion.mined_share(steps - 1), criterion.mined_share(sys.maxsize)
     if reached is not None and wanted is not None and reached > wanted:
         yield (
@@ -313,6 +315,11 @@ def learning_rate(config: Config, maker: Maker) -> Schedule:
     if config.schedule is None:
         return constant()
     decay = between(1.0, config.schedule.final, maker.make(config.schedule.component))
+    if decay(0) == 0:
+        raise ConfigError(
+            f"{maker.source.where('schedule.name')}: schedule: the learning rate would be 0 from the first step on; "
+            "write schedule: null for a constant rate, or add final: 1 for a constant rate after the warm-up"
+        )
     warmup = maker.steps(config.schedule.warmup)
     if not warmup:
         return decay

@@ -42,7 +42,7 @@ class Learner:
         forward: nn.Module | None = None,
     ) -> None:
         self.model = model
-        self.forward = forward or model  # the same module, compiled or in DistributedDataParallel
+        self.forward = model if forward is None else forward  # the same module, compiled or in DistributedDataParallel
         self.criterion = criterion
         self.optimizer = optimizer
         self.lr = lr  # the factor on every group's base_lr
@@ -61,18 +61,19 @@ class Learner:
         self.forward.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.lr(self.step)
+        logs: Logs = {}
         for batch, share in zip(batches, self._shares(batches), strict=True):
             with self._gradients_stay_local(batch is not batches[-1]):
                 with self.precision.autocast():
                     logits: Tensor = self.forward(batch.image)
                 loss = self.criterion(logits, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
-            self._add(loss.logs)
+            _add(logs, loss.logs)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})
         if self._takes_step(norm, batches):
             self.step += 1
+            _add(self.logs, {**logs, "grad_norm": norm, "updates": torch.ones_like(norm)})
             if self.ema is not None:
                 self.ema.update(self.model, self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -91,15 +92,13 @@ class Learner:
 
     def _takes_step(self, norm: Tensor, batches: Sequence[Batch]) -> bool:
         ids = tuple(i for batch in batches for i in batch.ids)
-        if not self.scaler.is_enabled():
-            if taken := self.guard.admits(norm, self.step, ids):
-                self._gate(norm)
-                self.optimizer.step()
-        else:
-            before = self.scaler.get_scale()
+        if self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler waits for the device anyway
+            taken = self.guard.fits(norm, self.scaler.get_scale(), self.step, ids)
             self.scaler.step(self.optimizer)  # leaves the optimizer alone where a gradient is not finite
             self.scaler.update()
-            taken = self.scaler.get_scale() >= before
+        elif taken := self.guard.admits(norm, self.step, ids):
+            self._gate(norm)
+            self.optimizer.step()
         self.skipped += not taken
         return taken
 
@@ -107,11 +106,6 @@ class Learner:
         """Fused optimizers look at a flag on the device and leave the weights alone, with no synchronisation."""
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-
-    def _add(self, logs: Mapping[str, Tensor]) -> None:
-        for name, value in logs.items():
-            value = value.detach().double()
-            self.logs[name] = self.logs[name] + value if name in self.logs else value
 
     def read_logs(self) -> dict[str, float]:
         """What the steps since the last call logged, as numbers over all ranks. Synchronises once."""
@@ -160,6 +154,12 @@ class Learner:
         self.step, self.skipped = state["step"], state["skipped"]
         self.guard.consecutive = state["consecutive"]
         restore_rng(state["rng"])
+
+
+def _add(sums: Logs, logs: Mapping[str, Tensor]) -> None:
+    for name, value in logs.items():
+        value = value.detach().double()
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def rng_state() -> dict[str, Any]:

@@ -21,6 +21,7 @@ FREE = (
     "data.workers",
     "data.*.root",
     "data.val_batch_size",
+    "validate.every",
     "checkpoint.*",
     "log.*",
     "init",
@@ -78,16 +79,22 @@ def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]
 def _named(path: Path, directory: Path | None, root: Path, name: str) -> Start:
     if path.is_dir():
         found = _newest(RunDirectory(path))
-        return Start(RunDirectory(directory or path), found.state, found.checkpoint, found.warnings)
+        return Start(_elsewhere(directory, path), found.state, found.checkpoint, found.warnings)
     if not path.exists():
         raise CheckpointError(f"--resume {path}: does not exist; give a run directory, a checkpoint, or auto")
-    if directory is not None:
-        run = RunDirectory(directory)
-    elif path.parent.name == "checkpoints":
-        run = RunDirectory(path.parent.parent)
+    if path.parent.name == "checkpoints":
+        run = _elsewhere(directory, path.parent.parent)
     else:  # a checkpoint that lies alone goes on in a run of its own
-        run = new_run(root, name)
+        run = _elsewhere(directory, new_run(root, name).path)
     return Start(run, load(path), path)
+
+
+def _elsewhere(directory: Path | None, home: Path) -> RunDirectory:
+    """The run at `home`, or the one in `directory` if that is asked for and free."""
+    run = RunDirectory(directory or home)
+    if directory is not None and directory.resolve() != home.resolve():
+        run.refuse_if_used()
+    return run
 
 
 def _newest(run: RunDirectory) -> Start:

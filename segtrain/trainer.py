@@ -104,17 +104,18 @@ class Trainer:
         while learner.step < self.steps:
             with clock.waiting():
                 batches = [b.to(self.device, self.memory_format) for b in islice(source, self.accumulate)]
+            before = learner.step
             logits = learner.update(batches)
-            clock.count(len(batches) * len(batches[-1].ids))
-            step, last = learner.step, learner.step == self.steps
-            if last or step % self.every.log == 0:
+            clock.count(sum(len(batch.ids) for batch in batches))
+            step, last, moved = learner.step, learner.step == self.steps, learner.step > before
+            if moved and (last or step % self.every.log == 0):
                 self._log(clock, logits, batches[-1])
             del logits, batches  # a full-resolution tensor must not live through the next step
-            if last or step % self.every.validate == 0:
+            if moved and (last or step % self.every.validate == 0):
                 self._validate()
                 clock.restart()
             stop = self._agreed_stop(step)
-            if last or step % self.every.save == 0 or stop:
+            if stop or (moved and (last or step % self.every.save == 0)):
                 self._save("last")
             if stop and not last:
                 raise Interrupted(stop)
@@ -130,7 +131,7 @@ class Trainer:
 
     def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
         scalars = self.learner.read_logs()
-        seen = self.learner.criterion.inspect(logits, batch.target, self.learner.step)
+        seen = self.learner.criterion.inspect(logits, batch.target, self.learner.step - 1)  # as the loss was
         if seen is not None:
             scalars |= {name: float(value) for name, value in seen.scalars.items()}
         scalars |= clock.read()

@@ -88,6 +88,18 @@ def test_a_stop_signal_finishes_the_step_saves_and_leaves(trained):
     assert saved == [("last", 2)]
 
 
+def test_a_skipped_step_is_neither_logged_nor_evaluated_nor_saved_again(trained):
+    trainer, recorder, saved = trained("train.on_nonfinite=skip", every=Every(log=2, validate=4, save=4))
+    bias, calls = trainer.learner.model.head[1].bias, iter(range(100))
+    bias.register_hook(lambda gradient: gradient * float("nan") if next(calls) in (0, 2, 4, 5) else gradient)
+    trainer.run()
+    assert trainer.learner.skipped == 4
+    assert [step for step, _ in recorder.steps] == [2, 4, 6, 8]
+    assert [step for step, _ in recorder.evaluations] == [4, 8]
+    assert [step for name, step in saved if name == "last"] == [4, 8]
+    assert all(math.isfinite(value) for _, scalars in recorder.steps for value in scalars.values())
+
+
 def test_a_finished_run_has_nothing_left_to_do(trained):
     trainer, recorder, _saved = trained("train.steps=2")
     trainer.run()

@@ -127,14 +127,21 @@ def hardest(
 ) -> Hardest:
     """Hardest with a share that goes from 1 to `top_p`; ValueError for a `top_p` outside (0, 1]."""
     check_share("top_p", top_p)
+    check_warmup(warmup)
     return Hardest(partial(mined_share, top_p, warmup), scope, skip_hardest, min_per_class)
 
 
 def check_share(name: str, p: float) -> float:
     """`p`, or ValueError unless it is a number in (0, 1]."""
-    if isinstance(p, bool) or not 0 < p <= 1:
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p <= 1:
         raise ValueError(f"{name} {p}; expected a share of the valid pixels in (0, 1]: 0.25 is the hardest quarter")
     return p
+
+
+def check_warmup(warmup: object) -> None:
+    """Raise ValueError unless `warmup` is None, a number of steps, or something to call."""
+    if not (warmup is None or callable(warmup) or (isinstance(warmup, int) and not isinstance(warmup, bool))):
+        raise ValueError(f"warmup {warmup!r}; expected a whole number of steps, or a function")
 
 
 def check_scope(scope: str) -> None:
