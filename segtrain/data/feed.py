@@ -103,8 +103,10 @@ def _stack(samples: Sequence[Sample]) -> Batch:
 
     The image tensor is [B, 3, H, W] over memory in the order of the files, B H W 3: "channels_last".
     """
-    image = default_collate([torch.from_numpy(np.asarray(sample.image, order="C")) for sample in samples])
-    target = default_collate([torch.from_numpy(np.asarray(sample.target, order="C")) for sample in samples])
+    image = default_collate([torch.from_numpy(np.require(sample.image, requirements=["C", "W"])) for sample in samples])
+    target = default_collate(
+        [torch.from_numpy(np.require(sample.target, requirements=["C", "W"])) for sample in samples]
+    )
     return Batch(image.permute(0, 3, 1, 2), target, tuple(sample.id for sample in samples))
 
 
