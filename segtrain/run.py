@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import sys
+import weakref
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,7 @@ import torch
 
 from segtrain import __version__
 from segtrain.errors import ConfigError
+from segtrain.writing import replace
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
@@ -34,13 +37,15 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --run-dir") from error
-        self._replace("config.yaml", config)
-        self._replace("env.json", json.dumps(environment(), indent=2) + "\n")
+        self._lock()
+        replace(self.path / "config.yaml", config.encode())
+        replace(self.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
 
     def write_status(self, status: Status, **facts: Any) -> None:
         """Replace `status.json`; readers see the old one or the new one, never a part."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._replace("status.json", json.dumps({"status": status, **facts, "time": now}, indent=2) + "\n")
+        text = json.dumps({"status": status, **facts, "time": now}, indent=2) + "\n"
+        replace(self.path / "status.json", text.encode())
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where there is none."""
@@ -50,10 +55,17 @@ class RunDirectory:
             return {}
         return status if isinstance(status, dict) else {}
 
-    def _replace(self, name: str, text: str) -> None:
-        part = self.path / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self.path / name)
+    def _lock(self) -> None:
+        """Two processes must not write one run. A record lock ends with its process; forked workers do not have it."""
+        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise ConfigError(
+                f"{self.path} is being written by another process; wait for its end, or choose another --run-dir"
+            ) from error
+        weakref.finalize(self, os.close, handle)
 
     def refuse_if_used(self) -> None:
         """Raise ConfigError if the directory holds anything: an existing run is continued or left alone."""

@@ -173,7 +173,7 @@ class Job:
             path / "log.txt",
             steps=built.steps,
             start_step=step,
-            steps_per_epoch=max(1, built.loader.batches_per_epoch // self.config.train.accumulate),
+            steps_per_epoch=built.loader.batches_per_epoch / self.config.train.accumulate,
             monitor=best.metric,
             best=(best.value, best.step) if best.step >= 0 else None,
             quiet=self.args.quiet,

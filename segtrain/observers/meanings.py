@@ -53,7 +53,7 @@ LAYOUT = {
         ],
     },
     "validation": {
-        "mIoU": [r"val/miou$", r"val_ema/miou$"],
+        "mIoU": [r"val/miou$"],
         "IoU of classes": [r"val/iou/"],
         "loss: of validation, of all training pixels": [r"val/loss$", r"train/loss_all$"],
     },
