@@ -16,6 +16,7 @@ FLOORS = {
     "distributed": 0,
     "errors": 0,
     "precision": 0,
+    "parallel": 1,
     "losses.maps": 1,
     "losses.targets": 1,
     "losses.pixel": 1,
