@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import segtrain.data
 import segtrain.losses
 import segtrain.models
-from segtrain import distributed
+from segtrain import distributed, parallel
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
 from segtrain.data.counting import count_labels
@@ -136,7 +135,12 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     evaluator = make_evaluator(config, val, task, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    warnings = tuple(unfinished_warmups(config, maker, criterion, steps))
+    warnings = (
+        *unfinished_warmups(config, maker, criterion, steps),
+        *parallel.batch_norm_warnings(learner.model, config.data.batch_size),
+        *parallel.restart_warnings(),
+    )
+    own_random_numbers(config.seed)
     return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
@@ -274,6 +278,9 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
     """Model, optimizer, learning rate and what else a step changes."""
     device = accuracy.device
     model: nn.Module = maker.make(config.model).to(device)
+    if config.train.sync_batchnorm:
+        with maker.at("train", ["sync_batchnorm"]):
+            model = parallel.with_batch_norms_over_ranks(model, device)
     if channels_last(config, device):
         model = model.to(memory_format=torch.channels_last)
     with maker.at("optimizer"):
@@ -304,10 +311,10 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
 def wrapped(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
     """The module whose forward pass trains: compiled if asked, exchanging gradients if there are other ranks."""
     forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
-    if distributed.world_size() == 1:
-        return forward
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+    options = config.train
+    return parallel.replicated(
+        forward, device, static_graph=options.static_graph, compression=options.gradient_compression
+    )
 
 
 def learning_rate(config: Config, maker: Maker) -> Schedule:
@@ -347,6 +354,12 @@ def channels_last(config: Config, device: torch.device) -> bool:
     """`auto` is on for GPUs."""
     wanted = config.train.channels_last
     return device.type == "cuda" if wanted == "auto" else wanted
+
+
+def own_random_numbers(seed: int) -> None:
+    """From here on ranks draw differently (dropout), rank 0 as one process would."""
+    if distributed.rank() > 0:
+        seed_everything(int(np.random.SeedSequence([seed, distributed.rank()]).generate_state(1)[0]))
 
 
 def seed_everything(seed: int) -> None:

@@ -13,7 +13,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segtrain.distributed import sum_over_ranks
+from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
 from segtrain.errors import CheckpointError
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
@@ -128,7 +128,7 @@ class Learner:
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in plain values and tensors."""
+        """Everything that the next step depends on, in plain values and tensors. Every rank calls it."""
         return {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -137,7 +137,7 @@ class Learner:
             "step": self.step,
             "skipped": self.skipped,
             "consecutive": self.guard.consecutive,
-            "rng": rng_state(),
+            "rng": of_all_ranks(rng_state()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,7 +153,8 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.guard.consecutive = state["consecutive"]
-        restore_rng(state["rng"])
+        if len(state["rng"]) == world_size():  # another number of ranks goes on with numbers of its own
+            restore_rng(state["rng"][rank()])
 
 
 def _add(sums: Logs, logs: Mapping[str, Tensor]) -> None:
@@ -168,7 +169,7 @@ def rng_state() -> dict[str, Any]:
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],  # of this rank's device
         "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(gauss)],
         "python": [version, list(internal), gauss_next],
     }
@@ -177,8 +178,8 @@ def rng_state() -> dict[str, Any]:
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Set every global random generator to a state from `rng_state`."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
     keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import weakref
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from segtrain import __version__
+from segtrain.distributed import job, world_size
 from segtrain.errors import ConfigError
 from segtrain.writing import replace
 
@@ -49,11 +51,18 @@ class RunDirectory:
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where there is none."""
+        return self._read("status.json")
+
+    def read_environment(self) -> dict[str, Any]:
+        """What `env.json` says; empty where there is none."""
+        return self._read("env.json")
+
+    def _read(self, name: str) -> dict[str, Any]:
         try:
-            status = json.loads((self.path / "status.json").read_text())
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return status if isinstance(status, dict) else {}
+        return content if isinstance(content, dict) else {}
 
     def _lock(self) -> None:
         """Two processes must not write one run. A record lock ends with its process; forked workers do not have it."""
@@ -95,6 +104,12 @@ def latest_run(root: Path, name: str) -> RunDirectory | None:
     return RunDirectory(runs[-1]) if runs else None
 
 
+def run_of_job(runs: Iterable[Path], job: str) -> RunDirectory | None:
+    """The newest of these directories that torchrun's `job` has made; None if there is none."""
+    made = [path for path in runs if RunDirectory(path).read_environment().get("job") == job]
+    return RunDirectory(max(made)) if made else None
+
+
 def environment() -> dict[str, Any]:
     """Versions, devices and the command: what one needs to know to repeat a run."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -104,6 +119,8 @@ def environment() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if gpus else None,
         "gpus": gpus,
+        "ranks": world_size(),
+        "job": job(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "command": sys.argv,

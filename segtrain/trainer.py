@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from segtrain.distributed import is_main, max_over_ranks, sum_over_ranks, world_size
+from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.learner import Learner
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
@@ -99,7 +99,7 @@ class Trainer:
     def run(self) -> Best:
         """Train to the end. Raises Interrupted after a stop signal, TrainingError when the loss is not finite."""
         clock = Clock(self.device)
-        learner = self.learner
+        learner, vote = self.learner, Vote()
         source = self.batches.start((learner.step + learner.skipped) * self.accumulate)
         while learner.step < self.steps:
             with clock.waiting():
@@ -114,24 +114,18 @@ class Trainer:
             if moved and (last or step % self.every.validate == 0):
                 self._validate()
                 clock.restart()
-            stop = self._agreed_stop(step)
+            stop = vote(self.stop_signal)  # several ranks have to stop at one step
             if stop or (moved and (last or step % self.every.save == 0)):
                 self._save("last")
             if stop and not last:
                 raise Interrupted(stop)
+        vote.finish()
         return self.best
-
-    def _agreed_stop(self, step: int) -> int:
-        """The signal on which to stop now. Several ranks have to stop at one step, so they agree when they log."""
-        if world_size() == 1:
-            return self.stop_signal
-        if step % self.every.log:
-            return 0
-        return int(max_over_ranks(torch.tensor(self.stop_signal, device=self.device)))
 
     def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
         scalars = self.learner.read_logs()
-        seen = self.learner.criterion.inspect(logits, batch.target, self.learner.step - 1)  # as the loss was
+        mined_at = self.learner.step - 1  # as the loss was
+        seen = self.learner.criterion.inspect(logits, batch.target, mined_at) if is_main() else None
         if seen is not None:
             scalars |= {name: float(value) for name, value in seen.scalars.items()}
         scalars |= clock.read()
@@ -141,7 +135,9 @@ class Trainer:
     def _validate(self) -> None:
         self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint
         step, ema = self.learner.step, self.learner.ema
-        report = self.evaluate(ema.module if ema is not None and self.judge_ema else self.learner.model, step)
+        model = ema.module if ema is not None and self.judge_ema else self.learner.model
+        share_buffers(model)  # what is judged is what rank 0 saves
+        report = self.evaluate(model, step)
         is_best = self.best.improves(report.scalars.get(self.best.metric, math.nan), step)
         for observer in self.observers:
             observer.on_evaluation(step, report)
@@ -150,11 +146,15 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         self.learner.guard.check()
+        state = self.state_dict()
         if is_main():
-            self.save(name, self.state_dict())
+            self.save(name, state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The learner's state and the best value so far: all that a resumed run needs besides its configuration."""
+        """The learner's state and the best value so far: all that a resumed run needs besides its configuration.
+
+        Every rank calls it.
+        """
         return {**self.learner.state_dict(), "best": [self.best.metric, self.best.value, self.best.step]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "writing": 0,
     "precision": 0,
+    "parallel": 1,
     "losses.maps": 1,
     "losses.targets": 1,
     "losses.pixel": 1,

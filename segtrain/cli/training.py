@@ -29,6 +29,7 @@ from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
 from segtrain.resume import Start, changes, choose
+from segtrain.run import RunDirectory
 from segtrain.trainer import Best, Interrupted, Trainer
 
 QUICK_CHECK = 64  # label files looked at before every run
@@ -39,26 +40,39 @@ def train(args: argparse.Namespace) -> int:
     """The whole job; returns the exit code."""
     register_components(args.modules)
     config, source = load(config_path(args), args.overrides)
-    start = choose(args.resume, args.run_dir, config.log.root, args.name or source.path.stem)
-    made_of = made_from(config, args)
-    notes = changes(start.state["config"], made_of, args.override_resume) if start.state else []
-    device = distributed.start(args.device)
-    try:
-        built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
-        if weights := args.init or config.init:
-            load_weights(built.learner, weights, args.init_skip)
-        labels = check(built, everything=args.check_data)
-        if args.dry_run:
-            return dry_run(built, source, labels)
-        return Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
-    finally:
-        distributed.stop()
+    device = distributed.start(args.device, timeout_s=config.train.process_group_timeout)
+    start = chosen(args, config, source)
+    notes = changes(start.state["config"], made_from(config, args), args.override_resume) if start.state else []
+    built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
+    if weights := args.init or config.init:
+        load_weights(built.learner, weights, args.init_skip)
+    labels = distributed.from_main(lambda: check(built, everything=args.check_data))
+    if args.dry_run:
+        code = dry_run(built, source, labels)
+    else:
+        code = Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
+    distributed.stop()
+    return code
+
+
+def chosen(args: argparse.Namespace, config: Config, source: Source) -> Start:
+    """The run that rank 0 chooses: what a clock says and a directory holds differs between ranks."""
+    start: Start | None = None
+
+    def choice() -> tuple[Path, Path | None]:
+        nonlocal start
+        name = args.name or source.path.stem
+        start = choose(args.resume, args.run_dir, config.log.root, name, distributed.restarted_job())
+        return start.run.path, start.checkpoint
+
+    path, state = distributed.from_main(choice)
+    return start or Start(RunDirectory(path), checkpoint.load(state) if state else None, state)
 
 
 def made_from(config: Config, args: argparse.Namespace) -> dict[str, Any]:
-    """What a run is made of and a resume is compared with: the configuration, and the flags that choose its data."""
+    """What a run is made of and a resume is compared with: configuration, flags that choose its data, ranks."""
     flags = {"limit_train": args.limit_train, "limit_val": args.limit_val, "overfit": args.overfit}
-    return {**plain_config(config), "flags": flags}
+    return {**plain_config(config), "flags": flags, "ranks": distributed.world_size()}
 
 
 def config_path(args: argparse.Namespace) -> Path:
@@ -74,8 +88,6 @@ def config_path(args: argparse.Namespace) -> Path:
 
 def check(built: Built, *, everything: bool) -> str:
     """Look at labels before they cost a night; returns what to tell of it."""
-    if not distributed.is_main():
-        return ""
     told = []
     for split, dataset in (("train", built.train), ("val", built.val)):
         told.append(f"{split}: {check_labels(dataset, len(dataset) if everything else QUICK_CHECK)}")
@@ -84,17 +96,18 @@ def check(built: Built, *, everything: bool) -> str:
 
 def dry_run(built: Built, source: Source, labels: str) -> int:
     """One step's work without its effect."""
+    tell = print if distributed.is_main() else lambda _: None
     for label, text in banner(built, source, None, labels).items():
-        print(f"{label:7}{text}")
+        tell(f"{label:7}{text}")
     for warning in built.warnings:
-        print(f"warning: {warning}")
+        tell(f"warning: {warning}")
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():
         logits = built.learner.forward(batch.image)
     loss = built.learner.criterion(logits, batch.target, 0)
     loss.value.backward()
-    print(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")
+    tell(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")
     return 0
 
 
@@ -159,6 +172,8 @@ class Job:
         self.trainer.steps = min(self.trainer.steps, self.trainer.learner.step + self.args.profile)
         with torch.profiler.profile(record_shapes=False) as profile:
             best = self.trainer.run()
+        if not distributed.is_main():
+            return best
         path = self.run_dir.path / "profile.json"
         profile.export_chrome_trace(str(path))
         self.say(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))

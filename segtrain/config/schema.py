@@ -80,6 +80,14 @@ class Train:
         Literal["raise", "skip"], Field(description="what to do about a step with a NaN or infinite loss or gradient")
     ] = "raise"
     max_nonfinite: Annotated[int, Field(ge=1, description="steps skipped in a row after which the run fails")] = 10
+    sync_batchnorm: Annotated[bool, Field(description="batch norm over all ranks; for GPUs")] = False
+    static_graph: Annotated[bool, Field(description="every step uses the same parameters in the same order")] = False
+    gradient_compression: Annotated[
+        Literal["bf16"] | None, Field(description="precision in which ranks exchange gradients; null: their own")
+    ] = None
+    process_group_timeout: Annotated[
+        float, Field(gt=0, description="seconds that a rank waits for the others before it gives up")
+    ] = 600.0
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:

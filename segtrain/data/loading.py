@@ -90,6 +90,8 @@ def val_loader(
     timeout_s: float = 600.0,
 ) -> ValLoader:
     """Every sample once over all ranks, whole and as it is; see ValLoader."""
+    if len(dataset) == 0:
+        raise DataError("the validation set is empty; there is nothing to judge by")
     source = Source(dataset, compose(()), seed=0)
     mine = range(rank, len(dataset), world)
     keys = [[Key(0, sample) for sample in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segtrain.distributed import Taken, sum_over_ranks, take_largest
+from segtrain.distributed import Taken, min_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.schedule import Rise, Schedule, Steps, between
 
@@ -195,10 +195,11 @@ class _Groups:
         return take_largest(self.losses.hardness, available, amount, self.ids, over_ranks=self.over_ranks)
 
     def smallest(self) -> Tensor:
-        """The smallest hardness of a valid entry on this rank [G], infinity where there is none."""
+        """The smallest hardness of a valid entry of each group [G], infinity where there is none."""
         hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
         ids = torch.zeros_like(hardness, dtype=torch.int64) if self.ids is None else self.ids
-        return hardness.new_full((self.number,), torch.inf).scatter_reduce(0, ids.flatten(), hardness.flatten(), "amin")
+        here = hardness.new_full((self.number,), torch.inf).scatter_reduce(0, ids.flatten(), hardness.flatten(), "amin")
+        return min_over_ranks(here) if self.over_ranks else here
 
     def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
         """The selection with its statistics; `kept` [G] is what was taken from each group over its ranks."""
