@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segtrain.distributed import sum_over_ranks
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
-from segtrain.optim import by_name, load_by_name
+from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch
@@ -36,6 +36,7 @@ class Learner:
         *,
         precision: Precision,
         clip_norm: float | None = None,
+        freeze_encoder: int = 0,
         ema: ModelEmaV3 | None = None,
         guard: FiniteGuard | None = None,
         forward: nn.Module | None = None,
@@ -48,6 +49,8 @@ class Learner:
         self.precision = precision
         self.scaler = precision.scaler()
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
+        self.freeze_encoder = freeze_encoder  # steps in which only the rest of the model learns
+        self.encoder = Encoder(model)
         self.ema = ema
         self.guard = guard or FiniteGuard()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -58,6 +61,8 @@ class Learner:
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimizer step over micro-batches; returns the logits of the last one."""
         self.forward.train()
+        if frozen := self.step < self.freeze_encoder:
+            self.encoder.keep_statistics()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.lr(self.step)
         for batch, share in zip(batches, self._shares(batches), strict=True):
@@ -67,6 +72,8 @@ class Learner:
                 loss = self.criterion(logits, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             self._add(loss.logs)
+        if frozen:
+            self.encoder.drop_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})

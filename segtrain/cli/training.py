@@ -19,6 +19,7 @@ import torch
 from segtrain import checkpoint, distributed
 from segtrain.build import Built, Limits, build, load_weights, register_components
 from segtrain.cli.banner import banner
+from segtrain.cli.common import remarks
 from segtrain.config import Config, Source, load
 from segtrain.config.writer import plain_config
 from segtrain.data.check import check_labels
@@ -43,13 +44,14 @@ def train(args: argparse.Namespace) -> int:
     notes = changes(start.state["config"], plain_config(config), args.override_resume) if start.state else []
     device = distributed.start(args.device)
     try:
-        built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
+        with remarks() as told:
+            built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
         if weights := args.init or config.init:
             load_weights(built.learner, weights, args.init_skip)
         labels = check(built, everything=args.check_data)
         if args.dry_run:
-            return dry_run(built, source, labels)
-        return Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
+            return dry_run(built, source, told, labels)
+        return Job(args, config, source, built, start, [*told, *notes, *start.warnings], labels).run()
     finally:
         distributed.stop()
 
@@ -75,12 +77,12 @@ def check(built: Built, *, everything: bool) -> str:
     return " · ".join(told)
 
 
-def dry_run(built: Built, source: Source, labels: str) -> int:
+def dry_run(built: Built, source: Source, told: list[str], labels: str) -> int:
     """One step's work without its effect."""
     for label, text in banner(built, source, None, labels).items():
         print(f"{label:7}{text}")
-    for warning in built.warnings:
-        print(f"warning: {warning}")
+    for text in (*told, *(f"warning: {warning}" for warning in built.warnings)):
+        print(text)
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():
