@@ -336,7 +336,7 @@ def make_evaluator(
     )
     chosen = random.Random(config.seed).sample(range(len(val)), min(config.log.pictures, len(val)))
     probes = loader.some(chosen) if distributed.is_main() else []
-    return Evaluator(loader, criterion.task, criterion, precision=accuracy, probes=probes)
+    return Evaluator(loader, criterion.task, criterion, precision=accuracy, probes=probes, pictures=config.log.pictures)
 
 
 def channels_last(config: Config, device: torch.device) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -65,6 +65,15 @@ def max_over_ranks(value: Tensor) -> Tensor:
     largest = value.detach().clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return largest
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's `value` (anything that can be pickled, and is small), in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 class Taken(NamedTuple):

@@ -104,9 +104,8 @@ def _present(place: Path) -> list[int]:
     """The classes, counted from 0, of the training images that are there."""
     folder = _images(place, "cars_train")
     here = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    return sorted(
-        {row["class"] - 1 for row in _rows(place / "devkit" / "cars_train_annos.mat") if row["fname"] in here}
-    )
+    rows = _rows(place / "devkit" / "cars_train_annos.mat")
+    return sorted({row["class"] - 1 for row in rows if row["fname"] in here})
 
 
 def _images(place: Path, name: str) -> Path:
