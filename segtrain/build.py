@@ -29,8 +29,8 @@ from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
 from segtrain.data.counting import count_labels
 from segtrain.data.dataset import Dataset
-from segtrain.data.feed import batches_by_size
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
+from segtrain.data.transforms import Transform
 from segtrain.errors import ConfigError, UserError, did_you_mean
 from segtrain.evaluator import Evaluator
 from segtrain.finite import FiniteGuard
@@ -115,9 +115,10 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
     maker.context[TRANSFORMS] = (task.ignore_index,)
+    prepare = [maker.make(transform) for transform in config.data.val_prepare]
     loader = train_loader(
         train,
-        [] if limits.overfit else [maker.make(transform) for transform in config.data.augment],
+        prepare if limits.overfit else [maker.make(transform) for transform in config.data.augment],
         batch_size=config.data.batch_size,
         workers=config.data.workers,
         seed=config.seed,
@@ -132,7 +133,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.context[MODELS] = (task.channels(criterion.link),)
     accuracy = precision(config.train.amp, device)
     learner = make_learner(config, maker, criterion, accuracy)
-    evaluator = make_evaluator(config, val, task, criterion, accuracy)
+    evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
     warnings = (
@@ -302,6 +303,7 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         learning_rate(config, maker),
         precision=accuracy,
         clip_norm=config.optimizer.clip_norm,
+        freeze_encoder=maker.steps(config.optimizer.freeze_encoder),
         ema=ModelEmaV3(model, decay=ema.decay, use_warmup=True, warmup_power=0.75) if ema else None,
         guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
         forward=wrapped(model, config, device),
@@ -334,20 +336,21 @@ def learning_rate(config: Config, maker: Maker) -> Schedule:
     return product([lambda step: rise(step + 1), decay])  # the first step already moves
 
 
-def make_evaluator(config: Config, val: Dataset, task: Task, criterion: Criterion, accuracy: Precision) -> Evaluator:
+def make_evaluator(
+    config: Config, val: Dataset, prepare: Sequence[Transform], criterion: Criterion, accuracy: Precision
+) -> Evaluator:
     """The evaluation of the run, with some images of the validation set, chosen by the seed, as probes."""
     loader = val_loader(
         val,
+        prepare,
         batch_size=config.data.val_batch_size or config.data.batch_size,
         workers=config.data.workers,
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
     chosen = random.Random(config.seed).sample(range(len(val)), min(config.log.pictures, len(val)))
-    probes = batches_by_size([val[index] for index in chosen]) if distributed.is_main() else []
-    if isinstance(probes, UserError):
-        raise probes
-    return Evaluator(loader, task, criterion, precision=accuracy, probes=probes)
+    probes = loader.some(chosen) if distributed.is_main() else []
+    return Evaluator(loader, criterion.task, criterion, precision=accuracy, probes=probes, pictures=config.log.pictures)
 
 
 def channels_last(config: Config, device: torch.device) -> bool:

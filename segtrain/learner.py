@@ -17,7 +17,7 @@ from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
 from segtrain.errors import CheckpointError
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
-from segtrain.optim import by_name, load_by_name
+from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch
@@ -37,6 +37,7 @@ class Learner:
         *,
         precision: Precision,
         clip_norm: float | None = None,
+        freeze_encoder: int = 0,
         ema: ModelEmaV3 | None = None,
         guard: FiniteGuard | None = None,
         forward: nn.Module | None = None,
@@ -49,6 +50,8 @@ class Learner:
         self.precision = precision
         self.scaler = precision.scaler()
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
+        self.freeze_encoder = freeze_encoder  # steps in which only the rest of the model learns
+        self.encoder = Encoder(model)
         self.ema = ema
         self.guard = guard or FiniteGuard()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -59,6 +62,8 @@ class Learner:
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimizer step over micro-batches; returns the logits of the last one."""
         self.forward.train()
+        if frozen := self.step < self.freeze_encoder:
+            self.encoder.keep_statistics()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.lr(self.step)
         logs: Logs = {}
@@ -69,6 +74,8 @@ class Learner:
                 loss = self.criterion(logits, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             _add(logs, loss.logs)
+        if frozen:
+            self.encoder.drop_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         if self._takes_step(norm, batches):

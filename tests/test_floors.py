@@ -29,6 +29,7 @@ FLOORS = {
     "data": 1,
     "data.loading": 2,
     "metrics": 1,
+    "mistakes": 1,
     "optim": 1,
     "checkpoint": 1,
     "finite": 1,

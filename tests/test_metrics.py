@@ -194,7 +194,8 @@ def test_of_many_classes_the_table_shows_the_worst():
     lines = report(confusion, tuple(f"car {index}" for index in range(100)), "classification").table().splitlines()
     assert lines[1].startswith("car 42")
     assert lines[1].endswith("<- worst")
-    assert lines[-2] == "… and 80 more classes, all better or absent"
+    assert lines[-3] == "… and 80 more classes, all better or absent"
+    assert lines[-1] == "car 42 taken for car 0: 1,000 of 1,043"
     assert "IoU" not in lines[0]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -16,6 +18,30 @@ from segtrain.errors import UserError
 
 FAILED, USAGE, DISK_FULL, INTERRUPTED = 1, 2, 74, 130
 PRECEDENCE_S = 5.0  # how long the other ranks leave the word to rank 0
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """Collects what the package has to say meanwhile, such as which files a data set left out."""
+    handler = _Collector(logging.INFO)
+    package = logging.getLogger("segtrain")
+    before = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield handler.told
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
+
+
+class _Collector(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
 
 
 def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:

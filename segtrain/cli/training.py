@@ -19,6 +19,7 @@ import torch
 from segtrain import checkpoint, distributed
 from segtrain.build import Built, Limits, build, load_weights, register_components
 from segtrain.cli.banner import banner
+from segtrain.cli.common import remarks
 from segtrain.config import Config, Source, load
 from segtrain.config.writer import plain_config
 from segtrain.data.check import check_labels
@@ -43,14 +44,15 @@ def train(args: argparse.Namespace) -> int:
     device = distributed.start(args.device, timeout_s=config.train.process_group_timeout)
     start = chosen(args, config, source)
     notes = changes(start.state["config"], made_from(config, args), args.override_resume) if start.state else []
-    built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
+    with remarks() as told:
+        built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
     if weights := args.init or config.init:
         load_weights(built.learner, weights, args.init_skip)
     labels = distributed.from_main(lambda: check(built, everything=args.check_data))
     if args.dry_run:
-        code = dry_run(built, source, labels)
+        code = dry_run(built, source, told, labels)
     else:
-        code = Job(args, config, source, built, start, [*notes, *start.warnings], labels).run()
+        code = Job(args, config, source, built, start, [*told, *notes, *start.warnings], labels).run()
     distributed.stop()
     return code
 
@@ -94,13 +96,13 @@ def check(built: Built, *, everything: bool) -> str:
     return " · ".join(told)
 
 
-def dry_run(built: Built, source: Source, labels: str) -> int:
+def dry_run(built: Built, source: Source, told: list[str], labels: str) -> int:
     """One step's work without its effect."""
     tell = print if distributed.is_main() else lambda _: None
     for label, text in banner(built, source, None, labels).items():
         tell(f"{label:7}{text}")
-    for warning in built.warnings:
-        tell(f"warning: {warning}")
+    for text in (*told, *(f"warning: {warning}" for warning in built.warnings)):
+        tell(text)
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():

@@ -19,7 +19,7 @@ class Data:
     """What is trained and validated on, and how it becomes batches."""
 
     train: Annotated[Component, DATASETS, Field(description="the samples to train on")]
-    val: Annotated[Component, DATASETS, Field(description="the samples to validate on, never augmented")]
+    val: Annotated[Component, DATASETS, Field(description="the samples to validate on")]
     batch_size: Annotated[int, Field(ge=1, description="samples per process and forward pass")]
     val_batch_size: Annotated[int | None, Field(ge=1, description="null: batch_size")] = None
     workers: Annotated[
@@ -27,6 +27,10 @@ class Data:
     ] = "auto"
     augment: Annotated[
         tuple[Annotated[Component, TRANSFORMS], ...], Field(description="transforms of training samples, in order")
+    ] = ()
+    val_prepare: Annotated[
+        tuple[Annotated[Component, TRANSFORMS], ...],
+        Field(description="transforms of validation samples (labels too) and of images to predict, always the same"),
     ] = ()
 
 
@@ -39,6 +43,9 @@ class Optimizer:
         None
     )
     encoder_lr: Annotated[float | None, Field(gt=0, description="learning rate of the encoder; null: lr")] = None
+    freeze_encoder: Annotated[
+        Length, Field(ge=0, description="steps at the start in which only the head learns, with the encoder as it is")
+    ] = 0
     no_decay: Annotated[
         tuple[Literal["norm", "bias"], ...], Field(description="parameters that weight decay leaves alone")
     ] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from pathlib import Path
 
 from segtrain.data.labels import Palette, given_labels
@@ -10,6 +11,8 @@ from segtrain.data.pairs import Pair, Pairs
 from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines, some
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
+
+LOG = logging.getLogger(__name__)
 
 
 @DATASETS.register("folder_pairs")
@@ -59,6 +62,11 @@ def folder_pairs(
     if not kept:
         raise DataError(
             f"{place}: none of the {len(wanted)} images in {images} has a mask in {masks}. {found_in(place)}"
+        )
+    if without:
+        LOG.info(
+            "%s: %d of %d images have no mask and are left out: %s",
+            *(place, len(without), len(wanted), some(sorted(without))),
         )
     return Pairs(place, tuple(kept), labels)
 

@@ -21,6 +21,7 @@ from segtrain.writing import append
 _WIDTH = 100  # of lines that are wrapped, where there is no terminal to ask
 _FEW_CLASSES = 32  # with more, only the worst are listed
 _WORST = 10
+_CONFUSED = 3
 _RECENT = 20  # log intervals that the remaining time is guessed from
 _SCORES = {
     "val/miou": "mIoU",
@@ -28,6 +29,7 @@ _SCORES = {
     "val/aacc": "aAcc",
     "val/top1": "top-1",
     "val/top5": "top-5",
+    "val/ece": "ECE",
     "val/loss": "loss",
 }
 # for terminals that cannot show them
@@ -203,24 +205,38 @@ def _squeezed(parts: list[tuple[str, int]], width: int) -> str:
 
 
 def _class_lines(report: Evaluation, width: int) -> Iterable[str]:
-    tags = {name: f"val/iou/{name}" for name in report.classes}
-    known = {name: report.scalars[tag] for name, tag in tags.items() if tag in report.scalars}
+    known = _scores_of_classes(report)
     if not known:
         return []
     worst = min(known, key=lambda name: known[name])
-    if len(tags) > _FEW_CLASSES:
+    if len(report.classes) > _FEW_CLASSES:
         names = sorted(known, key=lambda name: known[name])[:_WORST]
         begin = f"worst of {len(known)}: "
     else:
-        names, begin = list(tags), ""
+        names, begin = list(report.classes), ""
     # a zero keeps a class and its score on one line until the text is wrapped
     entries = [
         f"{name} {_short(known[name]) if name in known else 'absent'}{' ◂ worst' if name == worst else ''}"
         for name in names
     ]
-    text = begin + "  ".join(entry.replace(" ", "\0") for entry in entries)
-    wrapped = textwrap.wrap(text, max(40, width - 6), break_long_words=False, break_on_hyphens=False)
+    texts = [begin + "  ".join(entry.replace(" ", "\0") for entry in entries)]
+    if report.task.kind == "classification" and (pairs := report.confused(_CONFUSED)):
+        texts.append("most confused: " + "; ".join(str(pair).replace(" ", "\0") for pair in pairs))
+    wrapped = [
+        one
+        for text in texts
+        for one in textwrap.wrap(text, max(40, width - 6), break_long_words=False, break_on_hyphens=False)
+    ]
     return [_labelled("", one.replace("\0", " ")) for one in wrapped]
+
+
+def _scores_of_classes(report: Evaluation) -> dict[str, float]:
+    """IoU by class, or accuracy in classification; of the classes that have one."""
+    if report.task.kind == "classification":
+        right, labelled = report.confusion.diagonal(), report.confusion.sum(1)
+        return {name: right[i] / labelled[i] for i, name in enumerate(report.classes) if labelled[i]}
+    tags = {name: f"val/iou/{name}" for name in report.classes}
+    return {name: report.scalars[tag] for name, tag in tags.items() if tag in report.scalars}
 
 
 def _short(value: float) -> str:
