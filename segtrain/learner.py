@@ -145,6 +145,7 @@ class Learner:
             "skipped": self.skipped,
             "consecutive": self.guard.consecutive,
             "rng": of_all_ranks(rng_state()),
+            "logs": of_all_ranks({name: float(value) for name, value in self.logs.items()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -162,6 +163,11 @@ class Learner:
         self.guard.consecutive = state["consecutive"]
         if len(state["rng"]) == world_size():  # another number of ranks goes on with numbers of its own
             restore_rng(state["rng"][rank()])
+            logs = state["logs"][rank()]
+            self.logs = {
+                name: torch.tensor(value, dtype=torch.float64, device=self.precision.device)
+                for name, value in logs.items()
+            }
 
 
 def _add(sums: Logs, logs: Mapping[str, Tensor]) -> None:

@@ -134,3 +134,24 @@ def test_the_best_value_survives_a_resume(trained):
     other, _, _ = trained("train.steps=4")
     other.load_state_dict(trainer.state_dict())
     assert other.best == trainer.best
+
+
+def test_what_was_summed_since_the_last_log_survives_a_resume(trained):
+    every = Every(log=4, validate=8, save=8)
+    whole, told, _ = trained(every=every)
+    whole.run()
+    first, _, _ = trained(every=every, steps=2)
+    first.observers = []
+    first.every = Every(log=100, validate=100, save=100)
+    first._log = lambda *_: None  # the end of this part is no end of the run
+    first.run()
+    state = first.state_dict()
+    second, told_again, _ = trained(every=every)
+    second.load_state_dict(state)
+    second.run()
+
+    def without_speed(scalars):
+        return {tag: value for tag, value in scalars.items() if not tag.startswith("perf/")}
+
+    assert [step for step, _ in told_again.steps] == [4, 8]
+    assert without_speed(told_again.steps[0][1]) == without_speed(told.steps[0][1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import time
 import traceback
@@ -63,6 +64,7 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:

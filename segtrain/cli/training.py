@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,11 +151,10 @@ class Job:
             self.trainer.load_state_dict(self.start.state)
         if distributed.is_main():
             self.run_dir.start(self.source.to_yaml())
-            checkpoint.remove_temporaries(self.run_dir.checkpoints)
-            self.status("running")
-            self.trainer.observers = self.observers()
         try:
             with stoppable(self.trainer):
+                if distributed.is_main():
+                    self.open()
                 best = self.train()
         except Interrupted as stop:
             self.end("interrupted", f"stopped by signal {stop.signal}; --resume auto goes on from here")
@@ -166,6 +166,15 @@ class Job:
         if distributed.is_main():
             print(json.dumps(self.result("finished")))
         return 0
+
+    def open(self) -> None:
+        """Tidy up, see that there is room for checkpoints, and begin to tell."""
+        folder, weights = self.run_dir.checkpoints, self.built.learner.model.state_dict()
+        checkpoint.remove_temporaries(folder)
+        # with averaged weights and two moments four times the weights, and the next is written beside the last
+        checkpoint.require_space(folder, 8 * checkpoint.size_of(weights))
+        self.status("running")
+        self.trainer.observers = self.observers()
 
     def train(self) -> Best:
         """The trainer's run, under the profiler if asked."""
@@ -236,15 +245,17 @@ class Job:
 
     def result(self, status: str) -> dict[str, Any]:
         """The last line of a run."""
-        best = self.trainer.best
-        found = {best.metric: best.value, "step": best.step} if best.step >= 0 else None
-        return {"status": status, "best": found, "run": str(self.run_dir.path)}
+        return {"status": status, "best": self.best(), "run": str(self.run_dir.path)}
 
     def status(self, status: Any, **facts: Any) -> None:
         """What `status.json` says now."""
+        step = self.trainer.learner.step
+        self.run_dir.write_status(status, step=step, steps=self.built.steps, best=self.best(), **facts)
+
+    def best(self) -> dict[str, Any] | None:
+        """The best evaluation so far, None before there is one."""
         best = self.trainer.best
-        found = {best.metric: best.value, "step": best.step} if best.step >= 0 else None
-        self.run_dir.write_status(status, step=self.trainer.learner.step, steps=self.built.steps, best=found, **facts)
+        return {best.metric: best.value, "step": best.step} if best.step >= 0 else None
 
     def end(self, status: str, words: str | None, **facts: Any) -> None:
         """Last words, on the main rank."""
@@ -260,8 +271,9 @@ class Job:
     def farewell(self, best: Best) -> str:
         """What the run came to, for people."""
         minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
-        where = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
-        return f"done   {minutes}m{seconds:02d}s{where} · {self.run_dir.checkpoints / 'best.pt'}"
+        score = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
+        kept = self.run_dir.checkpoints / ("best.pt" if best.step >= 0 else "last.pt")
+        return f"done   {minutes}m{seconds:02d}s{score} · {kept}"
 
     def say(self, text: str) -> None:
         """To the user and the log."""
@@ -276,6 +288,7 @@ def stoppable(trainer: Trainer) -> Iterator[None]:
     def on_signal(number: int, _: object) -> None:
         trainer.stop_signal = number
         signal.signal(number, signal.SIG_DFL)
+        print("stopping after this step; the same signal again ends at once", file=sys.stderr)
 
     before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
     try:
