@@ -17,6 +17,7 @@ from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
 from segtrain.optim import by_name, load_by_name
+from segtrain.parallel import gathered, load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch
@@ -68,7 +69,7 @@ class Learner:
                 self.scaler.scale(loss.value).backward()
             self._add(loss.logs)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})
         if self._takes_step(norm, batches):
             self.step += 1
@@ -133,8 +134,8 @@ class Learner:
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in plain values and tensors. Every rank calls it."""
-        return {
+        """Everything that the next step depends on, in plain values and tensors. Every rank calls it, for rank 0."""
+        state = {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": by_name(self.optimizer, self.model),
@@ -144,13 +145,20 @@ class Learner:
             "consecutive": self.guard.consecutive,
             "rng": of_all_ranks(rng_state()),
         }
+        full: dict[str, Any] = gathered(state)
+        return full
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`, on a learner built from the same configuration."""
-        self.model.load_state_dict(state["model"])
+        load_full(self.model, state["model"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        load_by_name(self.optimizer, self.model, state["optimizer"])
+            load_full(self.ema.module, state["ema"])
+        like, saved = dict(self.model.named_parameters()), state["optimizer"]
+        per_parameter = {
+            name: {key: spread(value, like.get(name)) for key, value in values.items()}
+            for name, values in saved["state"].items()
+        }
+        load_by_name(self.optimizer, self.model, {**saved, "state": per_parameter})
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.guard.consecutive = state["consecutive"]

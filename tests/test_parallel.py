@@ -149,3 +149,59 @@ def test_ranks_without_a_gpu_of_their_own_are_refused(gpus, ranks_here, device, 
     with pytest.raises(ConfigError, match=message):
         distributed.start(device)
     assert not dist.is_initialized()
+
+
+class Blocks(nn.Module):
+    """A head over blocks in lists, one inside of another, as encoders have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)) for _ in range(2))
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(self.norm(x))
+
+
+def of_shards(smallest):
+    torch.manual_seed(0)
+    model = parallel.sharded(Blocks(), CPU, smallest=smallest)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(distributed.rank()))
+    model(x).mean().backward()
+    gradient = [parallel.whole(p.grad) for p in model.parameters()]
+    distributed.share_buffers(model)
+    state = parallel.gathered(model.state_dict())
+    full = distributed.from_main(lambda: state)
+    copies = Blocks()
+    parallel.load_full(copies, full)
+    parallel.load_full(model, full)
+    with parallel.whole_on_every_rank(model.eval()):
+        if distributed.rank() == 0:  # as an evaluation with fewer images than ranks
+            torch.testing.assert_close(model(x), copies.eval()(x))
+    model.train()(x).mean().backward()
+    units = sum(isinstance(module, parallel.FSDPModule) for module in model.modules())
+    return units, [g.flatten().tolist() for g in gradient]
+
+
+@ranks
+@pytest.mark.parametrize(("smallest", "units"), [(1, 7), (30, 3), (10**6, 1)])
+def test_shards_of_any_size_compute_what_the_whole_does(smallest, units):
+    (found, gradient), (_, other) = on_ranks(2, of_shards, smallest)
+    assert found == units
+    assert gradient == other
+    torch.manual_seed(0)
+    model = Blocks()
+    for rank in range(2):
+        x = torch.randn(6, 4, generator=torch.Generator().manual_seed(rank))
+        (model(x).mean() / 2).backward()
+    for theirs, p in zip(gradient, model.parameters(), strict=True):
+        assert theirs == pytest.approx(p.grad.flatten().tolist(), abs=1e-6)
+
+
+def test_shards_go_without_what_they_cannot_do():
+    for key in ("amp=fp16", "compile=true", "gradient_compression=bf16"):
+        with pytest.raises(ConfigError, match="strategy is fsdp"):
+            load(TINY, ["train.strategy=fsdp", f"train.{key}"])
