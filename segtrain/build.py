@@ -282,8 +282,12 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
     if config.train.sync_batchnorm:
         with maker.at("train", ["sync_batchnorm"]):
             model = parallel.with_batch_norms_over_ranks(model, device)
-    if channels_last(config, device):
+    if channels_last(config, device) and config.train.strategy != "fsdp":  # shards are flat
         model = model.to(memory_format=torch.channels_last)
+    ema = averaged(model, config)
+    if config.train.strategy == "fsdp":
+        for module in [model] + ([ema.module] if ema is not None else []):
+            parallel.sharded(module, device)
     with maker.at("optimizer"):
         params = config.optimizer.component.params
         groups = parameter_groups(
@@ -295,7 +299,6 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         )
         maker.context[OPTIMIZERS] = (groups,)
         optimizer = maker.make(config.optimizer.component)
-    ema = config.train.ema
     return Learner(
         model,
         criterion,
@@ -304,14 +307,24 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         precision=accuracy,
         clip_norm=config.optimizer.clip_norm,
         freeze_encoder=maker.steps(config.optimizer.freeze_encoder),
-        ema=ModelEmaV3(model, decay=ema.decay, use_warmup=True, warmup_power=0.75) if ema else None,
+        ema=ema,
         guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
         forward=wrapped(model, config, device),
     )
 
 
+def averaged(model: nn.Module, config: Config) -> ModelEmaV3 | None:
+    """The moving average of a model that is not sharded yet; it can be sharded alike."""
+    if config.train.ema is None:
+        return None
+    together = config.train.strategy == "ddp"  # shards and whole buffers cannot be updated in one call
+    return ModelEmaV3(model, decay=config.train.ema.decay, use_warmup=True, warmup_power=0.75, foreach=together)
+
+
 def wrapped(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
     """The module whose forward pass trains: compiled if asked, exchanging gradients if there are other ranks."""
+    if config.train.strategy == "fsdp":
+        return model
     forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
     options = config.train
     return parallel.replicated(
@@ -393,7 +406,7 @@ def load_weights(learner: Learner, path: Path, skip: Sequence[str] = ()) -> None
             f"--init {path}: {len(wrong)} of {len(state)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}. "
             "Use weights of the same model, or start those parts anew with --init-skip 'net.segmentation_head.*'"
         )
-    learner.model.load_state_dict({**state, **{name: weights[name] for name in state.keys() - skipped}})
+    parallel.load_full(learner.model, {**state, **{name: weights[name] for name in state.keys() - skipped}})
     if learner.ema is not None:
         learner.ema.set(learner.model)  # type: ignore[no-untyped-call]
 

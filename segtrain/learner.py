@@ -18,6 +18,7 @@ from segtrain.errors import CheckpointError
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
 from segtrain.optim import Encoder, by_name, load_by_name
+from segtrain.parallel import gathered, load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch
@@ -77,7 +78,7 @@ class Learner:
         if frozen:
             self.encoder.drop_gradients()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         if self._takes_step(norm, batches):
             self.step += 1
             _add(self.logs, {**logs, "grad_norm": norm, "updates": torch.ones_like(norm)})
@@ -135,8 +136,8 @@ class Learner:
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in plain values and tensors. Every rank calls it."""
-        return {
+        """Everything that the next step depends on, in plain values and tensors. Every rank calls it, for rank 0."""
+        state = {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": by_name(self.optimizer, self.model),
@@ -147,15 +148,17 @@ class Learner:
             "rng": of_all_ranks(rng_state()),
             "logs": of_all_ranks({name: float(value) for name, value in self.logs.items()}),
         }
+        full: dict[str, Any] = gathered(state)
+        return full
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`, on a learner built from the same configuration; CheckpointError if it is not."""
         try:
-            self.model.load_state_dict(state["model"])
+            load_full(self.model, state["model"])
             if self.ema is not None:
                 # a run that averages only from here on begins its average with the weights of the checkpoint
-                self.ema.module.load_state_dict(state["ema"] or state["model"])
-            load_by_name(self.optimizer, self.model, state["optimizer"])
+                load_full(self.ema.module, state["ema"] or state["model"])
+            load_by_name(self.optimizer, self.model, self._spread(state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit the configuration: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
@@ -163,11 +166,17 @@ class Learner:
         self.guard.consecutive = state["consecutive"]
         if len(state["rng"]) == world_size():  # another number of ranks goes on with numbers of its own
             restore_rng(state["rng"][rank()])
-            logs = state["logs"][rank()]
-            self.logs = {
-                name: torch.tensor(value, dtype=torch.float64, device=self.precision.device)
-                for name, value in logs.items()
-            }
+            zero = torch.zeros((), dtype=torch.float64, device=self.precision.device)
+            self.logs = {name: zero + value for name, value in state["logs"][rank()].items()}
+
+    def _spread(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The saved state of the optimizer with each tensor laid out over the ranks as its parameter is."""
+        like = dict(self.model.named_parameters())
+        state = {
+            name: {key: spread(value, like.get(name)) for key, value in values.items()}
+            for name, values in saved["state"].items()
+        }
+        return {**saved, "state": state}
 
 
 def _add(sums: Logs, logs: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]  # implicit re-exports
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from segtrain.registry import OPTIMIZERS
 
@@ -161,7 +162,10 @@ def _is_plain(value: Any) -> bool:
 
 def _can_fuse(groups: list[dict[str, Any]]) -> bool:
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    # of sharded parameters the flag that holds a fused step back would have to be sharded too
+    return all(
+        not isinstance(p, DTensor) and p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters
+    )
 
 
 def _leaf(parameter: inspect.Parameter) -> Any:

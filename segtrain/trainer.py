@@ -17,6 +17,7 @@ from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.learner import Learner
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
+from segtrain.parallel import whole_on_every_rank
 from segtrain.task import Batch
 
 
@@ -137,7 +138,8 @@ class Trainer:
         step, ema = self.learner.step, self.learner.ema
         model = ema.module if ema is not None and self.judge_ema else self.learner.model
         share_buffers(model)  # what is judged is what rank 0 saves
-        report = self.evaluate(model, step)
+        with whole_on_every_rank(model):
+            report = self.evaluate(model, step)
         is_best = self.best.improves(report.scalars.get(self.best.metric, math.nan), step)
         for observer in self.observers:
             observer.on_evaluation(step, report)

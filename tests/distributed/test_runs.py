@@ -136,6 +136,22 @@ def test_what_is_judged_with_batch_norms_is_what_is_saved():
     assert table(Path("run"))[-1]["val/miou"] == pytest.approx(report.scalars["val/miou"], rel=1e-6)
 
 
+def test_shards_leave_whole_checkpoints_and_the_resumed_run_ends_as_the_uninterrupted_one():
+    exact = ["model.double=true", "model.dropout=0"]
+    assert main([*TINY, "--run-dir", "one", "data.batch_size=4", *exact]) == 0
+    assert train("--run-dir", "whole", *exact, "train.strategy=fsdp") == [0, 0]
+    assert train("--run-dir", "half", *exact, "train.strategy=fsdp", "--profile", "4") == [0, 0]
+    assert train("--run-dir", "half", *exact, "train.strategy=fsdp", "--resume", "auto") == [0, 0]
+    assert digest("half/checkpoints/last.pt") == digest("whole/checkpoints/last.pt")
+    one, shards = (load(f"{run}/checkpoints/last.pt") for run in ("one", "whole"))
+    for part in ("model", "ema"):
+        for name in one[part]:
+            torch.testing.assert_close(shards[part][name], one[part][name], rtol=0, atol=1e-12)
+    for row, expected in zip(table(Path("whole")), table(Path("one")), strict=True):
+        assert row["val/miou"] == pytest.approx(expected["val/miou"], rel=1e-9)
+    assert main([*TINY, "--run-dir", "next", *exact, "--init", "whole/checkpoints/best.pt"]) == 0
+
+
 def test_a_dry_run_is_told_once(capfd):
     assert train("--dry-run") == [0, 0]
     assert capfd.readouterr().out.count("one batch forward and backward") == 1

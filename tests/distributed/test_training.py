@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from ranks import on_ranks
 
-from segtrain import distributed
+from segtrain import distributed, parallel
 from segtrain.build import build, register_components
 from segtrain.config import load
 from segtrain.task import Batch
@@ -47,7 +47,7 @@ def train(overrides, parts):
             share = slice(rank * 8 // world, (rank + 1) * 8 // world)
             mine.append(Batch(whole.image[share], whole.target[share], whole.ids[share]))
         learner.update(mine)
-    parameters = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    parameters = torch.cat([parallel.whole(p.detach()).flatten() for p in learner.model.parameters()])
     return parameters.numpy(), learner.read_logs()
 
 
@@ -72,6 +72,17 @@ def test_ranks_train_the_model_of_one_process(criterion, world, accumulate):
     for parameters, theirs in on_ranks(world, train, overrides, accumulate):
         np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
         for tag in ("train/loss", "train/loss_all", "train/grad_norm", "mining/top_p_effective"):
+            assert theirs.get(tag) == pytest.approx(scalars.get(tag), abs=1e-9), tag
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("criterion", ["mined", "sum"])
+def test_shards_train_the_model_of_one_process(criterion, accumulate):
+    overrides = [f"criterion={CRITERIA[criterion]}"]
+    alone, scalars = train(overrides, accumulate)
+    for parameters, theirs in on_ranks(2, train, [*overrides, "train.strategy=fsdp"], accumulate):
+        np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
+        for tag in ("train/loss", "train/grad_norm", "mining/top_p_effective"):
             assert theirs.get(tag) == pytest.approx(scalars.get(tag), abs=1e-9), tag
 
 
