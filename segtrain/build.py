@@ -27,6 +27,7 @@ import segtrain.models
 from segtrain import distributed, parallel
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
+from segtrain.data.combined import Part
 from segtrain.data.counting import count_labels
 from segtrain.data.dataset import Dataset
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
@@ -216,27 +217,11 @@ def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dat
             f"{', '.join(train.labels.names)}; both need the same, in the same order"
         )
     if limits.overfit:
-        return First(train, limits.overfit), First(train, limits.overfit)
+        return first(train, limits.overfit), first(train, limits.overfit)
     return (
-        First(train, limits.train) if limits.train else train,
-        First(val, limits.val) if limits.val else val,
+        first(train, limits.train),
+        first(val, limits.val),
     )
-
-
-class First:
-    """The first samples of a dataset."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.dataset = dataset
-        self.labels, self.kind = dataset.labels, dataset.kind
-        self.count = min(count, len(dataset))
-        self.path = dataset.path
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
 
 
 def unfinished_warmups(config: Config, maker: Maker, criterion: Criterion, steps: int) -> Iterator[str]:
@@ -266,6 +251,11 @@ def check_monitor(monitor: str, task: Task, source: Source) -> None:
         raise ConfigError(
             f"{source.where('validate.monitor')}: validate.monitor: no score to maximise '{monitor}'{hint}"
         )
+
+
+def first(dataset: Dataset, count: int | None) -> Dataset:
+    """The first `count` samples, or all."""
+    return dataset if count is None else Part(dataset, tuple(range(min(count, len(dataset)))))
 
 
 def run_length(config: Config, loader: TrainLoader) -> int:

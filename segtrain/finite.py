@@ -64,7 +64,10 @@ class FiniteGuard:
         )
 
 
-_REMEDY = "Try a lower optimizer.lr, optimizer.clip_norm=1, or train.amp=bf16 (or off)"
+_REMEDY = (
+    "Try a lower optimizer.lr, optimizer.clip_norm=1, or train.amp=bf16 (or off); a label that is no class has the "
+    "same effect, and --check-data finds it"
+)
 
 
 def _batch(ids: tuple[str, ...]) -> str:

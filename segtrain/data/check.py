@@ -8,6 +8,7 @@ import numpy as np
 
 from segtrain.data.dataset import Dataset
 from segtrain.data.feed import Feed, Key, Source, Workers, num_workers
+from segtrain.data.labels import ranges
 from segtrain.data.paths import some
 from segtrain.data.transforms import compose
 from segtrain.errors import DataError
@@ -23,9 +24,17 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: W
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     seen: set[int] = set()
     errors: list[DataError] = []
-    for _, found in look_at(dataset, chosen, workers=workers):
+    known = {*range(len(dataset.labels.names)), dataset.labels.ignore_index}
+    for index, found in look_at(dataset, chosen, workers=workers):
         if isinstance(found, DataError):
             errors.append(found)
+        elif strange := found - known:
+            errors.append(
+                DataError(
+                    f"{dataset.path(index)}: holds the train ids {ranges(strange)}; the {len(dataset.labels.names)} "
+                    f"classes have 0..{len(dataset.labels.names) - 1}, and {dataset.labels.ignore_index} is ignored"
+                )
+            )
         else:
             seen |= found
     if errors:
@@ -33,6 +42,11 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: W
         told = [message for error in errors[:show] for message in error.messages]
         raise DataError(f"label check: {len(errors)} of {len(chosen)} sampled files cannot be used:", *told, *more)
     spec, ignored = dataset.labels, dataset.labels.ignore_index
+    if chosen and seen <= {ignored}:
+        raise DataError(
+            f"label check: all {len(chosen)} sampled masks hold nothing but ignored pixels ({ignored}), so there is "
+            "nothing to learn from; see what they mean and name it in values: {raw value: class}"
+        )
     if seen == {0, ignored} and spec.table.get(ignored) == ignored and len(spec.names) > 1:
         first, second = spec.names[:2]
         raise DataError(
