@@ -115,17 +115,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.label_counts = cache(lambda: label_counts(train, device))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
-    maker.context[TRANSFORMS] = (task.ignore_index,)
-    prepare = [maker.make(transform) for transform in config.data.val_prepare]
-    loader = train_loader(
-        train,
-        prepare if limits.overfit else [maker.make(transform) for transform in config.data.augment],
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        seed=config.seed,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-    )
+    prepare = maker.transforms(config.data.val_prepare, task.ignore_index)
+    loader = training_loader(config, maker, train, prepare if limits.overfit else None)
     steps = run_length(config, loader)
     maker.run_for(steps)
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
@@ -168,6 +159,11 @@ class Maker:
                 keys[key] = from_labels(keys[key], *self.label_counts())
         with self.at(component.path, keys):
             return component.registry[component.name](*self.context.get(component.registry, ()), **keys)
+
+    def transforms(self, components: Sequence[Component], ignore_index: int) -> list[Transform]:
+        """The transforms of a configuration, which fill masks with `ignore_index`."""
+        self.context[TRANSFORMS] = (ignore_index,)
+        return [self.make(component) for component in components]
 
     def steps(self, duration: int | Share) -> int:
         """A duration in optimizer steps; a share of the run is at least one step."""
@@ -221,6 +217,23 @@ def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dat
     return (
         first(train, limits.train),
         first(val, limits.val),
+    )
+
+
+def training_loader(
+    config: Config, maker: Maker, train: Dataset, transforms: Sequence[Transform] | None = None
+) -> TrainLoader:
+    """The batches that a run trains on; `transforms` in place of the augmentation of the configuration."""
+    if transforms is None:
+        transforms = maker.transforms(config.data.augment, train.labels.ignore_index)
+    return train_loader(
+        train,
+        transforms,
+        batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
     )
 
 

@@ -6,7 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"train": "train a model from a configuration"}
+COMMANDS = {
+    "train": "train a model from a configuration",
+    "data": "check, count, show, divide, convert or make up data",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

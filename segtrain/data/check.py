@@ -47,15 +47,22 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: W
             f"label check: all {len(chosen)} sampled masks hold nothing but ignored pixels ({ignored}), so there is "
             "nothing to learn from; see what they mean and name it in values: {raw value: class}"
         )
-    if seen == {0, ignored} and spec.table.get(ignored) == ignored and len(spec.names) > 1:
-        first, second = spec.names[:2]
-        raise DataError(
-            f"label check: all {len(chosen)} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so "
-            f"every valid pixel is class 0 ({first}). If {ignored} means {second}, set "
-            f"values: {{0: {first}, {ignored}: {second}}}"
-        )
+    if problem := only_the_first_class(dataset, seen, len(chosen)):
+        raise DataError(f"label check: {problem}")
     absent = [name for i, name in enumerate(spec.names) if i not in seen] if dataset.kind == "segmentation" else []
     return f"labels of {len(chosen)} samples ok" + (f", without {some(absent)}" if absent else "")
+
+
+def only_the_first_class(dataset: Dataset, seen: set[int], count: int) -> str | None:
+    """What to say if `seen`, the ids in `count` label files, are class 0 and ignored: likely 0/255 masks."""
+    spec, ignored = dataset.labels, dataset.labels.ignore_index
+    if seen != {0, ignored} or spec.table.get(ignored) != ignored or len(spec.names) == 1:
+        return None
+    first, second = spec.names[:2]
+    return (
+        f"all {count} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so every valid pixel is "
+        f"class 0 ({first}). If {ignored} means {second}, set values: {{0: {first}, {ignored}: {second}}}"
+    )
 
 
 def look_at(

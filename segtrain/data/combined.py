@@ -84,14 +84,15 @@ class Concatenated:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        dataset, inner = self._find(index)
+        dataset, inner = self.find(index)
         return dataset[inner]
 
     def path(self, index: int) -> str:
-        dataset, inner = self._find(index)
+        dataset, inner = self.find(index)
         return dataset.path(inner)
 
-    def _find(self, index: int) -> tuple[Dataset, int]:
+    def find(self, index: int) -> tuple[Dataset, int]:
+        """The data set that holds the sample, and its index there."""
         which = bisect.bisect_right(self._ends, index)
         return self.of[which], index - (self._ends[which - 1] if which else 0)
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from segtrain.data.dataset import Dataset
+from segtrain.data.order import shuffled
 from segtrain.data.paths import some
 from segtrain.data.transforms import Transform
 from segtrain.errors import DataError
@@ -57,7 +58,7 @@ class Source(TorchDataset[Sample | DataError]):
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The samples in the order of this epoch."""
-        return np.random.default_rng((ORDER, self.seed, epoch)).permutation(len(self.dataset))
+        return shuffled(self.dataset, np.random.default_rng((ORDER, self.seed, epoch)))
 
     def __getitem__(self, key: Key) -> Sample | DataError:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segtrain.data.labels import Palette, given_labels
 from segtrain.data.pairs import Pair, Pairs
-from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines, some
+from segtrain.data.paths import Missing, MissingFilesError, find_root, found_in, image_files, read_lines, some
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
@@ -48,16 +48,16 @@ def folder_pairs(
     images, masks = images.replace("{split}", split), masks.replace("{split}", split)
     place = find_root(root, _fixed(images), f"{images}, {masks}")
     find_root(place, _fixed(masks), f"{images}, {masks}")
-    found, targets = _by_name(place, images, image_suffix), _by_name(place, masks, mask_suffix)
+    found, targets = by_name(place, images, image_suffix), by_name(place, masks, mask_suffix)
     if not found:
         raise DataError(
             f"{place / images} holds no images{f' named *{image_suffix}' * bool(image_suffix)}. {found_in(place)}"
         )
-    valid = _by_name(place, ignore.replace("{split}", split), ignore_suffix) if ignore else {}
+    valid = by_name(place, ignore.replace("{split}", split), ignore_suffix) if ignore else {}
     wanted = _wanted(files, found, place)
     without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
     if without and missing == "error":
-        raise DataError(_unpaired(found, targets, wanted, without, (f"{masks}/", f"{mask_suffix}.*")))
+        raise _unpaired(found, targets, wanted, without, (f"{masks}/", f"{mask_suffix}.*"))
     kept = [Pair(found[name], targets[name], valid.get(name)) for name in wanted if name not in without]
     if not kept:
         raise DataError(
@@ -77,7 +77,7 @@ def _fixed(pattern: str) -> str:
     return str(Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), parts)))
 
 
-def _by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
+def by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
     """Files by what they have in common with their partners: the path below the folder, or the name under a pattern."""
     folder = root / where
     if folder.is_dir():
@@ -106,11 +106,13 @@ def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) 
 
 def _unpaired(
     images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], around: tuple[str, str]
-) -> str:
+) -> MissingFilesError:
     named = [f"{images[name].name} (looked for {around[0]}{name}{around[1]})" for name in sorted(without)]
     spare = len(masks.keys() - images.keys())
     others = f"; {spare} masks have no image" if spare else ""
-    return (
+    return MissingFilesError(
         f"{len(without)} of {len(wanted)} images have no mask: {some(named)}{others}. "
-        "Set missing: skip to leave them out"
+        "Set missing: skip to leave them out",
+        each=named,
+        total=len(wanted),
     )
