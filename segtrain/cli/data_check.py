@@ -69,9 +69,9 @@ def _checked(maker: Any, wanted: Any, split: str, args: argparse.Namespace) -> C
             notes.append(f"{len(lack.each):,} of {lack.total:,} samples lack a file and are left out (missing: skip)")
         else:
             problems += [f"missing: {each}" for each in lack.each]
-            problems.append(
-                f"{len(lack.each):,} of {lack.total:,} samples lack a file; get them, or set "
-                f"data.{split}.missing: skip to leave them out"
+            notes.append(
+                f"{len(lack.each):,} of {lack.total:,} samples lack a file; get them, or leave them out with "
+                f"data.{split}.missing: skip"
             )
     try:
         dataset: Dataset = maker.make(lenient(wanted))
@@ -120,12 +120,13 @@ def _compare(splits: Mapping[str, Checked], same: list[Copies]) -> None:
         labels = ", with different labels" if copy.differing else ""
         if copy.across:
             last.problems.append(f"one image in several splits{labels}: {named}; keep it in one of them")
-    within = [copy for copy in same if not copy.across]
-    if within:
-        differing = sum(copy.differing for copy in within)
-        named = some([" = ".join(name for _, name in copy.samples) for copy in within], 3)
-        wrong = f", {differing} with different labels" * bool(differing)
-        last.notes.append(f"{len(within):,} images occur more than once in their split{wrong}: {named}")
+    for split, one in splits.items():
+        within = [copy for copy in same if not copy.across and copy.samples[0][0] == split]
+        if within:
+            differing = sum(copy.differing for copy in within)
+            named = some([" = ".join(name for _, name in copy.samples) for copy in within], 3)
+            wrong = f", {differing} with different labels" * bool(differing)
+            one.notes.append(f"{len(within):,} images occur more than once{wrong}: {named}")
 
 
 def _told(split: str, one: Checked) -> list[str]:

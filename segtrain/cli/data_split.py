@@ -52,7 +52,7 @@ def _samples(
     places = {_folder(component(config, split)) for split in wanted}
     if len(places) > 1:
         raise ConfigError(
-            f"--of {args.of}: the samples lie in {' and '.join(sorted(places))}, a list is of one folder: --of train"
+            f"--of {args.of}: the samples lie in {' and '.join(sorted(places))}, but a list is of one: --of train"
         )
     found = dict[str, npt.NDArray[np.bool_]]()
     for split in wanted:

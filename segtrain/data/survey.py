@@ -71,7 +71,7 @@ def form(file: Path | None) -> str:
         with Image.open(file) as image:
             return f"{image.format} {image.mode}"
     except Exception:  # whatever is wrong with the file is told by reading it
-        return file.suffix.removeprefix(".").upper() or "?"
+        return "MAT" if file.suffix == ".mat" else f"unreadable {file.suffix}"
 
 
 def _seen(seen: Look, sample: Sample, files: Origin, num_classes: int) -> Look:

@@ -98,7 +98,7 @@ def test_a_mistake_of_all_ranks_is_told_once():
 
 
 @pytest.mark.slow
-def test_torchrun_passes_a_stop_on_and_the_resumed_run_ends_as_the_uninterrupted_one(uninterrupted, in_tmp):
+def test_torchrun_passes_a_stop_on_and_the_ranks_save(in_tmp):
     slow = ["train.steps=100000", "checkpoint.every=100000", "validate.every=100000", "log.every=1000"]
     process = start(*TINY, *slow, "--run-dir", "run", "--quiet", env={"MARK": in_tmp.name})
     wait_for(lambda: Path("run/status.json").exists())

@@ -11,8 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ranks import on_ranks
 
 from segtrain import distributed, parallel
-from segtrain.build import build, register_components
+from segtrain.build import First, build, register_components
 from segtrain.config import load
+from segtrain.data.loading import val_loader
+from segtrain.data.scenes import scenes
+from segtrain.errors import DataError
 from segtrain.task import Batch
 
 pytestmark = pytest.mark.distributed
@@ -93,12 +96,38 @@ def test_mining_on_each_rank_by_itself_trains_another_model():
     assert np.abs(parameters - alone).max() > 1e-3
 
 
+def messages_of_a_step(criterion):
+    """Bytes of each sum over ranks that the criterion of one step asks for."""
+    register_components(["tiny_components"])
+    built = build(*load(TINY, [f"criterion={criterion}"]), torch.device("cpu"))
+    batch, sizes, all_reduce = next(built.loader.start(0)), [], torch.distributed.all_reduce
+
+    def noting(tensor, *values):
+        sizes.append(tensor.nbytes)
+        return all_reduce(tensor, *values)
+
+    torch.distributed.all_reduce = noting
+    built.learner.update([batch])
+    return sizes
+
+
+def test_mining_over_ranks_sends_four_messages_more_than_a_mean_whatever_the_number_of_pixels():
+    assert on_ranks(2, messages_of_a_step, "{name: cross_entropy}") == [[8]] * 2
+    mined = [8, 16384, 16384, 8192, 8]  # valid pixels, a histogram per 11 bits of the losses, the mean's denominator
+    assert on_ranks(2, messages_of_a_step, "{name: bootstrapped_ce, top_p: 0.25}") == [mined] * 2
+
+
 def evaluate(val_length):
     register_components(["tiny_components"])
     config, source = load(TINY, [f"data.val.length={val_length}"])
     built = build(config, source, torch.device("cpu"))
     report = built.evaluator(built.learner.model, 0)
     return report.confusion, report.scalars["val/loss"], len(report.probes)
+
+
+def test_a_validation_set_without_images_is_refused():
+    with pytest.raises(DataError, match="the validation set is empty"):
+        val_loader(First(scenes(length=1), 0), batch_size=1)
 
 
 @pytest.mark.parametrize("val_length", [21, 1])
