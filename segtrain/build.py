@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import segtrain.data
 import segtrain.losses
 import segtrain.models
-from segtrain import distributed
+from segtrain import distributed, parallel
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
+from segtrain.data.combined import Part
 from segtrain.data.counting import count_labels
 from segtrain.data.dataset import Dataset
-from segtrain.data.feed import batches_by_size
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
+from segtrain.data.transforms import Transform
 from segtrain.errors import ConfigError, UserError, did_you_mean
 from segtrain.evaluator import Evaluator
 from segtrain.finite import FiniteGuard
@@ -115,7 +115,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.label_counts = cache(lambda: label_counts(train, device))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
-    loader = training_loader(config, maker, train, augment=not limits.overfit)
+    prepare = maker.transforms(config.data.val_prepare, task.ignore_index)
+    loader = training_loader(config, maker, train, prepare if limits.overfit else None)
     steps = run_length(config, loader)
     maker.run_for(steps)
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
@@ -124,10 +125,15 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.context[MODELS] = (task.channels(criterion.link),)
     accuracy = precision(config.train.amp, device)
     learner = make_learner(config, maker, criterion, accuracy)
-    evaluator = make_evaluator(config, val, task, criterion, accuracy)
+    evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    warnings = tuple(unfinished_warmup(criterion, steps))
+    warnings = (
+        *unfinished_warmups(config, maker, criterion, steps),
+        *parallel.batch_norm_warnings(learner.model, config.data.batch_size),
+        *parallel.restart_warnings(),
+    )
+    own_random_numbers(config.seed)
     return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
@@ -153,6 +159,11 @@ class Maker:
                 keys[key] = from_labels(keys[key], *self.label_counts())
         with self.at(component.path, keys):
             return component.registry[component.name](*self.context.get(component.registry, ()), **keys)
+
+    def transforms(self, components: Sequence[Component], ignore_index: int) -> list[Transform]:
+        """The transforms of a configuration, which fill masks with `ignore_index`."""
+        self.context[TRANSFORMS] = (ignore_index,)
+        return [self.make(component) for component in components]
 
     def steps(self, duration: int | Share) -> int:
         """A duration in optimizer steps; a share of the run is at least one step."""
@@ -202,35 +213,22 @@ def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dat
             f"{', '.join(train.labels.names)}; both need the same, in the same order"
         )
     if limits.overfit:
-        return First(train, limits.overfit), First(train, limits.overfit)
+        return first(train, limits.overfit), first(train, limits.overfit)
     return (
-        First(train, limits.train) if limits.train else train,
-        First(val, limits.val) if limits.val else val,
+        first(train, limits.train),
+        first(val, limits.val),
     )
 
 
-class First:
-    """The first samples of a dataset."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.dataset = dataset
-        self.labels, self.kind = dataset.labels, dataset.kind
-        self.count = min(count, len(dataset))
-        self.path = dataset.path
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
-
-
-def training_loader(config: Config, maker: Maker, train: Dataset, *, augment: bool = True) -> TrainLoader:
-    """The batches that a run trains on."""
-    maker.context[TRANSFORMS] = (train.labels.ignore_index,)
+def training_loader(
+    config: Config, maker: Maker, train: Dataset, transforms: Sequence[Transform] | None = None
+) -> TrainLoader:
+    """The batches that a run trains on; `transforms` in place of the augmentation of the configuration."""
+    if transforms is None:
+        transforms = maker.transforms(config.data.augment, train.labels.ignore_index)
     return train_loader(
         train,
-        [maker.make(transform) for transform in config.data.augment] if augment else [],
+        transforms,
         batch_size=config.data.batch_size,
         workers=config.data.workers,
         seed=config.seed,
@@ -239,8 +237,10 @@ def training_loader(config: Config, maker: Maker, train: Dataset, *, augment: bo
     )
 
 
-def unfinished_warmup(criterion: Criterion, steps: int) -> Iterator[str]:
-    """A warning if the run is over before the mining has reached its share."""
+def unfinished_warmups(config: Config, maker: Maker, criterion: Criterion, steps: int) -> Iterator[str]:
+    """Warnings if the run is over before the learning rate or the mining has reached what it rises to."""
+    if config.schedule is not None and maker.steps(config.schedule.warmup) >= steps:
+        yield f"schedule.warmup of {maker.steps(config.schedule.warmup)} steps is as long as the run ({steps} steps)"
     reached, wanted = criterion.mined_share(steps - 1), criterion.mined_share(sys.maxsize)
     if reached is not None and wanted is not None and reached > wanted:
         yield (
@@ -266,6 +266,11 @@ def check_monitor(monitor: str, task: Task, source: Source) -> None:
         )
 
 
+def first(dataset: Dataset, count: int | None) -> Dataset:
+    """The first `count` samples, or all."""
+    return dataset if count is None else Part(dataset, tuple(range(min(count, len(dataset)))))
+
+
 def run_length(config: Config, loader: TrainLoader) -> int:
     """Optimizer steps of the whole run."""
     if config.train.steps is not None:
@@ -277,8 +282,15 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
     """Model, optimizer, learning rate and what else a step changes."""
     device = accuracy.device
     model: nn.Module = maker.make(config.model).to(device)
-    if channels_last(config, device):
+    if config.train.sync_batchnorm:
+        with maker.at("train", ["sync_batchnorm"]):
+            model = parallel.with_batch_norms_over_ranks(model, device)
+    if channels_last(config, device) and config.train.strategy != "fsdp":  # shards are flat
         model = model.to(memory_format=torch.channels_last)
+    ema = averaged(model, config)
+    if config.train.strategy == "fsdp":
+        for module in [model] + ([ema.module] if ema is not None else []):
+            parallel.sharded(module, device)
     with maker.at("optimizer"):
         params = config.optimizer.component.params
         groups = parameter_groups(
@@ -290,7 +302,6 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         )
         maker.context[OPTIMIZERS] = (groups,)
         optimizer = maker.make(config.optimizer.component)
-    ema = config.train.ema
     return Learner(
         model,
         criterion,
@@ -298,19 +309,30 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         learning_rate(config, maker),
         precision=accuracy,
         clip_norm=config.optimizer.clip_norm,
-        ema=ModelEmaV3(model, decay=ema.decay, use_warmup=True, warmup_power=0.75) if ema else None,
+        freeze_encoder=maker.steps(config.optimizer.freeze_encoder),
+        ema=ema,
         guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
         forward=wrapped(model, config, device),
     )
 
 
+def averaged(model: nn.Module, config: Config) -> ModelEmaV3 | None:
+    """The moving average of a model that is not sharded yet; it can be sharded alike."""
+    if config.train.ema is None:
+        return None
+    together = config.train.strategy == "ddp"  # shards and whole buffers cannot be updated in one call
+    return ModelEmaV3(model, decay=config.train.ema.decay, use_warmup=True, warmup_power=0.75, foreach=together)
+
+
 def wrapped(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
     """The module whose forward pass trains: compiled if asked, exchanging gradients if there are other ranks."""
+    if config.train.strategy == "fsdp":
+        return model
     forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
-    if distributed.world_size() == 1:
-        return forward
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+    options = config.train
+    return parallel.replicated(
+        forward, device, static_graph=options.static_graph, compression=options.gradient_compression
+    )
 
 
 def learning_rate(config: Config, maker: Maker) -> Schedule:
@@ -318,6 +340,11 @@ def learning_rate(config: Config, maker: Maker) -> Schedule:
     if config.schedule is None:
         return constant()
     decay = between(1.0, config.schedule.final, maker.make(config.schedule.component))
+    if decay(0) == 0:
+        raise ConfigError(
+            f"{maker.source.where('schedule.name')}: schedule: the learning rate would be 0 from the first step on; "
+            "write schedule: null for a constant rate, or add final: 1 for a constant rate after the warm-up"
+        )
     warmup = maker.steps(config.schedule.warmup)
     if not warmup:
         return decay
@@ -325,26 +352,33 @@ def learning_rate(config: Config, maker: Maker) -> Schedule:
     return product([lambda step: rise(step + 1), decay])  # the first step already moves
 
 
-def make_evaluator(config: Config, val: Dataset, task: Task, criterion: Criterion, accuracy: Precision) -> Evaluator:
+def make_evaluator(
+    config: Config, val: Dataset, prepare: Sequence[Transform], criterion: Criterion, accuracy: Precision
+) -> Evaluator:
     """The evaluation of the run, with some images of the validation set, chosen by the seed, as probes."""
     loader = val_loader(
         val,
+        prepare,
         batch_size=config.data.val_batch_size or config.data.batch_size,
         workers=config.data.workers,
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
     chosen = random.Random(config.seed).sample(range(len(val)), min(config.log.pictures, len(val)))
-    probes = batches_by_size([val[index] for index in chosen]) if distributed.is_main() else []
-    if isinstance(probes, UserError):
-        raise probes
-    return Evaluator(loader, task, criterion, precision=accuracy, probes=probes)
+    probes = loader.some(chosen) if distributed.is_main() else []
+    return Evaluator(loader, criterion.task, criterion, precision=accuracy, probes=probes, pictures=config.log.pictures)
 
 
 def channels_last(config: Config, device: torch.device) -> bool:
     """`auto` is on for GPUs."""
     wanted = config.train.channels_last
     return device.type == "cuda" if wanted == "auto" else wanted
+
+
+def own_random_numbers(seed: int) -> None:
+    """From here on ranks draw differently (dropout), rank 0 as one process would."""
+    if distributed.rank() > 0:
+        seed_everything(int(np.random.SeedSequence([seed, distributed.rank()]).generate_state(1)[0]))
 
 
 def seed_everything(seed: int) -> None:
@@ -375,7 +409,7 @@ def load_weights(learner: Learner, path: Path, skip: Sequence[str] = ()) -> None
             f"--init {path}: {len(wrong)} of {len(state)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}. "
             "Use weights of the same model, or start those parts anew with --init-skip 'net.segmentation_head.*'"
         )
-    learner.model.load_state_dict({**state, **{name: weights[name] for name in state.keys() - skipped}})
+    parallel.load_full(learner.model, {**state, **{name: weights[name] for name in state.keys() - skipped}})
     if learner.ema is not None:
         learner.ema.set(learner.model)  # type: ignore[no-untyped-call]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.losses.criterion import Criterion
 from segtrain.metrics import Evaluation, Probe, meter
+from segtrain.mistakes import Mistakes
 from segtrain.precision import Precision
-from segtrain.task import Batch, Task, predict
+from segtrain.task import Batch, Task, predict, probabilities
 
 
 class Evaluator:
@@ -25,12 +27,14 @@ class Evaluator:
         *,
         precision: Precision,
         probes: Sequence[Batch] = (),
+        pictures: int = 0,
     ) -> None:
         self.loader = loader
         self.task = task
         self.criterion = criterion
         self.precision = precision
         self.probes = probes  # the same images at every evaluation, so that pictures can be compared
+        self.pictures = pictures  # how many mistakes of a classifier to show
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
@@ -39,18 +43,20 @@ class Evaluator:
         was_training = model.training
         model.eval()
         scores = meter(self.task, device)
+        wrong = Mistakes(self.task, self.pictures)
         losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
             batch = batch.to(device)
             logits = self._logits(model, batch)
             scores.update(logits, batch.target)
+            wrong.update(logits, batch)
             losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
         model.train(was_training)
         result = scores.total()
         scalars = {**result.scalars(), "val/loss": loss}
-        return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes))
+        return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes), wrong.total())
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         with self.precision.autocast():
@@ -62,18 +68,20 @@ class Evaluator:
         logits = self._logits(model, batch)
         seen = self.criterion.inspect(logits, batch.target, step)
         images = batch.image.permute(0, 2, 3, 1).cpu().numpy()
-        targets = batch.target.to(torch.uint8).cpu().numpy()
-        predictions = predict(logits).to(torch.uint8).cpu().numpy()
+        targets = batch.target.cpu().numpy()
+        predictions = predict(logits).to(batch.target.dtype).cpu().numpy()
         mined = None if seen is None else seen.share.float().cpu().numpy()
         losses = None if seen is None else seen.hardness.float().cpu().numpy()
+        sure = probabilities(logits).amax(1).cpu().numpy() if self.task.kind == "classification" else None
         return [
             Probe(
                 image=images[i],
-                target=targets[i],
-                prediction=predictions[i],
-                mined=None if mined is None else mined[i],
-                loss=None if losses is None else losses[i],
+                target=np.asarray(targets[i]),
+                prediction=np.asarray(predictions[i]),
+                mined=None if mined is None else np.asarray(mined[i]),
+                loss=None if losses is None else np.asarray(losses[i]),
                 id=name,
+                confidence=None if sure is None else np.asarray(sure[i]),
             )
             for i, name in enumerate(batch.ids)
         ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
-from segtrain.task import Task, predict
+from segtrain.errors import DataError
+from segtrain.task import Task, predict, two_channels
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -72,7 +73,7 @@ class ConfusionMatrix:
         self._counts += _histogram(cell.flatten(), len(self._counts))
 
     def total(self) -> SegmentationScores:
-        """The scores over all ranks. Raises ValueError if labels were neither a class nor ignored."""
+        """The scores over all ranks. Raises DataError if labels were neither a class nor ignored."""
         counts = sum_over_ranks(self._counts).cpu().numpy()
         return SegmentationScores(_square(counts, self._task), self._task.classes)
 
@@ -140,9 +141,7 @@ class ClassificationMeter:
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Count logits [B, C] against class ids [B]."""
         k, label = self._task.num_classes, target.long()
-        scores = logits.double()
-        if scores.shape[1] == 1:  # a sigmoid is a softmax over (0, x)
-            scores = torch.cat([torch.zeros_like(scores), scores], 1)
+        scores = two_channels(logits.double())
         known = (label >= 0) & (label < k) & (label != self._task.ignore_index)
         safe = torch.where(known, label, 0)[:, None]
         log_probability = F.log_softmax(scores, 1)
@@ -157,7 +156,7 @@ class ClassificationMeter:
         self._calibration.index_add_(1, column, rows * known)
 
     def total(self) -> ClassificationScores:
-        """The scores over all ranks. Raises ValueError if labels were neither a class nor ignored."""
+        """The scores over all ranks. Raises DataError if labels were neither a class nor ignored."""
         counts = sum_over_ranks(self._counts).cpu().numpy()
         in_top5, nll = sum_over_ranks(self._in_top5).item(), sum_over_ranks(self._nll).item()
         calibration = sum_over_ranks(self._calibration).cpu().numpy()
@@ -194,14 +193,28 @@ class ClassificationScores:
 
 @dataclass(frozen=True)
 class Probe:
-    """One fixed image with what the model made of it."""
+    """One image with what the model made of it; [*] is [H, W], or [] in classification."""
 
     image: npt.NDArray[np.uint8]  # [H, W, 3], RGB
-    target: npt.NDArray[np.uint8]  # [H, W]
-    prediction: npt.NDArray[np.uint8]  # [H, W]
-    mined: npt.NDArray[np.float32] | None  # [H, W], how much each pixel was kept, in [0, 1]
-    loss: npt.NDArray[np.float32] | None  # [H, W]
+    target: npt.NDArray[Any]  # [*], uint8, or int64 in classification
+    prediction: npt.NDArray[Any]  # like the target
+    mined: npt.NDArray[np.float32] | None  # [*], how much each pixel was kept, in [0, 1]
+    loss: npt.NDArray[np.float32] | None  # [*]
     id: str
+    confidence: npt.NDArray[np.float32] | None = None  # [], probability of the prediction, in classification
+
+
+@dataclass(frozen=True)
+class Confused:
+    """`count` of the `labelled` pixels or images with one class got another one."""
+
+    label: str
+    prediction: str
+    count: int
+    labelled: int
+
+    def __str__(self) -> str:
+        return f"{self.label} taken for {self.prediction}: {self.count:,} of {self.labelled:,}"
 
 
 @dataclass(frozen=True)
@@ -212,11 +225,26 @@ class Evaluation:
     classes: tuple[str, ...]
     confusion: Counts  # [K, K], rows = label, columns = prediction
     task: Task
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Probe, ...] = ()  # the same images each time
+    wrong: tuple[Probe, ...] = ()  # in classification: the most confident mistakes
+
+    def confused(self, limit: int = 10) -> list[Confused]:
+        """The pairs of label and prediction that most often go together wrongly, the most frequent first."""
+        wrong = self.confusion * (1 - np.eye(len(self.confusion), dtype=np.int64))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+        pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+        return [
+            Confused(self.classes[row], self.classes[column], int(wrong[row, column]), int(self.confusion[row].sum()))
+            for row, column in pairs
+            if wrong[row, column]
+        ]
 
     def table(self) -> str:
         """The scores per class for a terminal, the worst class marked; of many classes only the worst."""
-        return _table(SegmentationScores(self.confusion, self.classes), self.task, self.scalars)
+        lines = [_table(SegmentationScores(self.confusion, self.classes), self.task, self.scalars)]
+        if self.task.kind == "classification":
+            lines += [str(pair) for pair in self.confused(5)]
+        return "\n".join(lines)
 
 
 def _table(scores: SegmentationScores, task: Task, scalars: dict[str, float]) -> str:
@@ -259,7 +287,7 @@ def _histogram(cell: Tensor, length: int) -> Tensor:
 
 def _square(counts: Counts, task: Task) -> Counts:
     if counts[-1]:
-        raise ValueError(
+        raise DataError(
             f"{counts[-1]:,} labels are neither a class (0..{task.num_classes - 1}) nor ignored ({task.ignore_index}); "
             "find them with --check-data"
         )

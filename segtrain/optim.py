@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]  # implicit re-exports
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from segtrain.registry import OPTIMIZERS
 
@@ -41,7 +42,7 @@ def parameter_groups(
     norms = {
         f"{name}.{key}" for name, module in model.named_modules() if _is_norm(module) for key in ("weight", "bias")
     }
-    in_encoder = getattr(model, "in_encoder", lambda name: False)
+    in_encoder = encoder_test(model)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -64,6 +65,38 @@ def parameter_groups(
             f"encoder_lr {encoder_lr} has nothing to act on; this model has no trainable encoder; remove it"
         )
     return [groups[key] for key in sorted(groups)]
+
+
+def encoder_test(model: nn.Module) -> Callable[[str], bool]:
+    """Tells of a parameter's name whether it belongs to the encoder; a model that does not say has none."""
+    found: Callable[[str], bool] = getattr(model, "in_encoder", lambda name: False)
+    return found
+
+
+class Encoder:
+    """The encoder of a model, to be kept as it is for a while: no gradients, no new statistics.
+
+    The gradients are computed and dropped, not switched off: ranks that exchange gradients expect all of them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        in_encoder = encoder_test(model)
+        self.parameters = [parameter for name, parameter in model.named_parameters() if in_encoder(name)]
+        self.norms = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and in_encoder(f"{name}.weight")
+        ]
+
+    def keep_statistics(self) -> None:
+        """Let batch normalisation use the running statistics and leave them alone, until the next `model.train()`."""
+        for norm in self.norms:
+            norm.eval()
+
+    def drop_gradients(self) -> None:
+        """Without a gradient an optimizer leaves a parameter alone: no decay, no momentum."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:
@@ -129,7 +162,10 @@ def _is_plain(value: Any) -> bool:
 
 def _can_fuse(groups: list[dict[str, Any]]) -> bool:
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    # of sharded parameters the flag that holds a fused step back would have to be sharded too
+    return all(
+        not isinstance(p, DTensor) and p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters
+    )
 
 
 def _leaf(parameter: inspect.Parameter) -> Any:

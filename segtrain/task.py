@@ -57,3 +57,13 @@ class Batch(NamedTuple):
 def predict(logits: Tensor) -> Tensor:
     """Class ids of the highest score, int64 [B, *]; one channel is a binary decision at logit 0."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Of each class, float32 [B, K, *]: the softmax, also where a criterion reads each class against the rest."""
+    return two_channels(logits.float()).softmax(1)
+
+
+def two_channels(logits: Tensor) -> Tensor:
+    """The same decisions with a channel for each class: a sigmoid of x is a softmax over (0, x)."""
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

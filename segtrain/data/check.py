@@ -8,6 +8,7 @@ import numpy as np
 
 from segtrain.data.dataset import Dataset
 from segtrain.data.feed import Feed, Key, Source, Workers, num_workers
+from segtrain.data.labels import ranges
 from segtrain.data.paths import some
 from segtrain.data.transforms import compose
 from segtrain.errors import DataError
@@ -23,18 +24,31 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: W
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     seen: set[int] = set()
     errors: list[DataError] = []
-    for _, found in look_at(dataset, chosen, workers=workers):
+    known = {*range(len(dataset.labels.names)), dataset.labels.ignore_index}
+    for index, found in look_at(dataset, chosen, workers=workers):
         if isinstance(found, DataError):
             errors.append(found)
+        elif strange := found - known:
+            errors.append(
+                DataError(
+                    f"{dataset.path(index)}: holds the train ids {ranges(strange)}; the {len(dataset.labels.names)} "
+                    f"classes have 0..{len(dataset.labels.names) - 1}, and {dataset.labels.ignore_index} is ignored"
+                )
+            )
         else:
             seen |= found
     if errors:
         more = [f"… and {len(errors) - show} more"] if len(errors) > show else []
         told = [message for error in errors[:show] for message in error.messages]
         raise DataError(f"label check: {len(errors)} of {len(chosen)} sampled files cannot be used:", *told, *more)
+    spec, ignored = dataset.labels, dataset.labels.ignore_index
+    if chosen and seen <= {ignored}:
+        raise DataError(
+            f"label check: all {len(chosen)} sampled masks hold nothing but ignored pixels ({ignored}), so there is "
+            "nothing to learn from; see what they mean and name it in values: {raw value: class}"
+        )
     if problem := only_the_first_class(dataset, seen, len(chosen)):
         raise DataError(f"label check: {problem}")
-    spec = dataset.labels
     absent = [name for i, name in enumerate(spec.names) if i not in seen] if dataset.kind == "segmentation" else []
     return f"labels of {len(chosen)} samples ok" + (f", without {some(absent)}" if absent else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from pathlib import Path
 
 from segtrain.data.labels import Palette, given_labels
@@ -10,6 +11,8 @@ from segtrain.data.pairs import Pair, Pairs
 from segtrain.data.paths import Missing, MissingFilesError, find_root, found_in, image_files, read_lines, some
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
+
+LOG = logging.getLogger(__name__)
 
 
 @DATASETS.register("folder_pairs")
@@ -60,6 +63,11 @@ def folder_pairs(
         raise DataError(
             f"{place}: none of the {len(wanted)} images in {images} has a mask in {masks}. {found_in(place)}"
         )
+    if without:
+        LOG.info(
+            "%s: %d of %d images have no mask and are left out: %s",
+            *(place, len(without), len(wanted), some(sorted(without))),
+        )
     return Pairs(place, tuple(kept), labels)
 
 
@@ -73,14 +81,15 @@ def by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
     """Files by what they have in common with their partners: the path below the folder, or the name under a pattern."""
     folder = root / where
     if folder.is_dir():
-        named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in image_files(folder)}
+        names = {path: path.relative_to(folder).with_suffix("").as_posix() for path in image_files(folder)}
     else:
-        paths = sorted(root.glob(where))
-        named = {path.stem: path for path in paths}
-        if len(named) < len(paths):
-            twice = next(path for path in paths if named[path.stem] != path)
+        names = {path: path.stem for path in sorted(root.glob(where))}
+    named = {name: path for path, name in names.items()}
+    for path, name in names.items():
+        if named[name] != path:
             raise DataError(
-                f"{twice} and {named[twice.stem]} have one name and {where} matches both; narrow the pattern"
+                f"{path} and {named[name]} have one name, so nobody can say which is meant; rename one of them, or let "
+                "images and masks be a pattern such as images/*.jpg that matches only one"
             )
     return {name.removesuffix(suffix): path for name, path in named.items() if name.endswith(suffix)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
 from segtrain.data.paths import Missing, MissingFilesError, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
+
+LOG = logging.getLogger(__name__)
 
 
 class Box(NamedTuple):
@@ -77,6 +80,8 @@ def existing_images(
     kept = tuple(item for item in items if not gone or item.image.is_file())
     if not kept:
         raise DataError(f"{root}: none of the {len(items)} listed images exists")
+    if gone:
+        LOG.info("%s: %d of %d images are missing and left out: %s", root, len(gone), len(items), some(gone))
     return LabelledImages(root, kept, class_labels(names), margin)
 
 

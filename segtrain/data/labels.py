@@ -138,6 +138,9 @@ def given_labels(names: Sequence[str] | None, values: Mapping[int, str] | None, 
     colors = palette if isinstance(palette, dict) else {}
     if names and values:
         raise ValueError("names and values both give the classes; leave one of them out")
+    twice = [name for name in names or () if list(names or ()).count(name) > 1]
+    if twice:
+        raise ValueError(f"names has {twice[0]!r} more than once; to merge raw values into one class use values")
     table = values or dict(enumerate(names or [name for name in colors if name != IGNORE_NAME]))
     if not table:
         raise ValueError("the classes are not given; give names: [..], values: {0: ..} or palette: {name: [r, g, b]}")

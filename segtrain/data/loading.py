@@ -82,6 +82,7 @@ class TrainLoader:
 
 def val_loader(
     dataset: Dataset,
+    transforms: Sequence[Transform] = (),
     *,
     batch_size: int,
     workers: Workers = "auto",
@@ -89,12 +90,14 @@ def val_loader(
     world: int = 1,
     timeout_s: float = 600.0,
 ) -> ValLoader:
-    """Every sample once over all ranks, whole and as it is; see ValLoader."""
-    source = Source(dataset, compose(()), seed=0)
+    """Every sample once over all ranks, prepared by `transforms` in the same way each time; see ValLoader."""
+    if len(dataset) == 0:
+        raise DataError("the validation set is empty; there is nothing to judge by")
+    source = Source(dataset, compose(transforms), seed=0)
     mine = range(rank, len(dataset), world)
     keys = [[Key(0, sample) for sample in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
     feed = Feed(source, lambda: iter(keys), batches_by_size, num_workers(workers), timeout_s, keep_workers=True)
-    return ValLoader(feed, len(mine), len(keys))
+    return ValLoader(source, feed, len(mine), len(keys))
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,17 @@ class ValLoader:
     Iterating again starts over, with the same worker processes. Ranks may have different numbers of batches, also none.
     """
 
+    source: Source
     feed: Feed[list[Batch]]
     num_samples: int  # on this rank
     num_loads: int
+
+    def some(self, samples: Sequence[int]) -> list[Batch]:
+        """These samples of the whole set, prepared as all are. Raises DataError naming what cannot be loaded."""
+        batches = batches_by_size([self.source[Key(0, sample)] for sample in samples])
+        if isinstance(batches, DataError):
+            raise batches
+        return batches
 
     def __len__(self) -> int:
         """The number of batches where all images have one size, and a lower bound otherwise."""

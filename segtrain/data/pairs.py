@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from segtrain.data.labels import LabelSpec
 from segtrain.data.paths import Missing, MissingFilesError, found_in, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
+
+LOG = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -76,4 +79,7 @@ def existing_pairs(
     kept = tuple(pair for pair in every if not gone[pair])
     if not kept:
         raise DataError(f"{root}: none of the {len(every)} listed samples has all of its files")
+    if lacking:
+        names = [name_in(root, pair.image) for pair in lacking]
+        LOG.info("%s: %d of %d samples lack a file and are left out: %s", root, len(lacking), len(every), some(names))
     return Pairs(root, kept, labels, read)

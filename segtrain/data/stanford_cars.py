@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from segtrain.data.paths import Missing, find_root
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
+LOG = logging.getLogger(__name__)
 LAYOUT = "{cars_train/*.jpg, cars_test/*.jpg, devkit/{cars_meta,cars_train_annos}.mat, cars_test_annos_withlabels.mat}"
 
 
@@ -26,14 +28,18 @@ def stanford_cars(
     root: Path = Path("stanford_cars"),
     split: Literal["train", "val", "trainval", "test"] = "train",
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    val_seed: Annotated[int, Field(ge=0)] = 0,
     crop: Annotated[float, Field(ge=0)] | None = None,
     missing: Missing = "error",
+    classes: Literal["all", "present"] = "all",
 ) -> LabelledImages:
     """Stanford Cars as torchvision lays it out; Kaggle's doubled cars_train/cars_train/ is found as well.
 
     `trainval` is what the authors call train, 8,144 images. The labels of `test` come in a file of their own that many
     copies lack; for those `train` and `val` divide `trainval`: `val_share` of each class is val, chosen by the file
-    names alone, so a division does not change with the files that happen to be there.
+    names and `val_seed` alone, so a division does not change with the files that happen to be there.
+    `missing: skip` leaves out images that are not there; `classes: present` then leaves out the classes that have no
+    image in `trainval` and numbers the others anew, in the same order.
     `crop`: cut to the box of the car, widened by this share of its width and height on each side.
     """
     place = find_root(root, "devkit", LAYOUT)
@@ -43,9 +49,20 @@ def stanford_cars(
     else:
         folder, rows = _images(place, "cars_train"), _rows(place / "devkit" / "cars_train_annos.mat")
         if split != "trainval":
-            rows = _divided(rows, val_share)[split]
-    items = [Labelled(folder / row["fname"], row["class"] - 1, _box(row)) for row in rows]
-    return existing_images(place, items, names, missing, margin=crop)
+            everything, rows = len(rows), _divided(rows, val_share, val_seed)[split]
+            LOG.info(
+                "stanford_cars: %s is %d of the %d training images: val_share %g of each class is val, chosen by file "
+                "name and val_seed %d",
+                *(split, len(rows), everything, val_share, val_seed),
+            )
+    ids = _present(place) if classes == "present" else list(range(len(names)))
+    number = {old: new for new, old in enumerate(ids)}
+    items = [
+        Labelled(folder / row["fname"], number[row["class"] - 1], _box(row))
+        for row in rows
+        if row["class"] - 1 in number
+    ]
+    return existing_images(place, items, tuple(names[old] for old in ids), missing, margin=crop)
 
 
 Row = dict[str, Any]  # bbox_x1, bbox_y1, bbox_x2, bbox_y2, class, fname; pixels and classes count from 1
@@ -85,19 +102,27 @@ def _test_annotations(place: Path) -> Path:
     )
 
 
+def _present(place: Path) -> list[int]:
+    """The classes, counted from 0, of the training images that are there."""
+    folder = _images(place, "cars_train")
+    here = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    rows = _rows(place / "devkit" / "cars_train_annos.mat")
+    return sorted({row["class"] - 1 for row in rows if row["fname"] in here})
+
+
 def _images(place: Path, name: str) -> Path:
     doubled = place / name / name
     return doubled if doubled.is_dir() else place / name
 
 
-def _divided(rows: list[Row], val_share: float) -> dict[str, list[Row]]:
+def _divided(rows: list[Row], val_share: float, seed: int) -> dict[str, list[Row]]:
     """Train and val. In each class the files come in the order of their digests, and the first ones are val."""
     by_class: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_class[row["class"]].append(row)
     parts: dict[str, list[Row]] = {"train": [], "val": []}
     for label in sorted(by_class):
-        files = sorted(by_class[label], key=lambda row: hashlib.sha256(row["fname"].encode()).digest())
+        files = sorted(by_class[label], key=lambda row: hashlib.sha256(f"{seed} {row['fname']}".encode()).digest())
         count = round(val_share * len(files))
         parts["val"] += files[:count]
         parts["train"] += files[count:]

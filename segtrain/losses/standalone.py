@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segtrain.losses import channels
 from segtrain.losses.maps import LossMap, Selection, divide, reduced
-from segtrain.losses.mining import Hardest, Scope, check_share, mined_share
+from segtrain.losses.mining import Hardest, Scope, check_share, check_warmup, mined_share
 from segtrain.losses.targets import check_target, full_precision, not_ignored
 from segtrain.losses.weights import weight_tensor
 
@@ -107,7 +107,8 @@ def reduce(
     """
     share = losses.valid.double() if selection is None else selection.share
     if callable(reduction):
-        return reduction(_kept_values(losses, share))
+        kept_values = _kept_values(losses, share)
+        return reduction(kept_values) if kept_values.numel() else losses.value.sum()  # 0, as nothing is valid
     check_reduction(reduction)
     if reduction == "none":
         kept = losses.value * share.to(losses.value.dtype)
@@ -130,6 +131,7 @@ def mining(
 ) -> Hardest:
     """Hardest with a warm-up as the functions and modules take it."""
     check_share("p", p)
+    check_warmup(warmup)
     share = partial(warmup, p) if callable(warmup) else partial(mined_share, p, warmup)
     return Hardest(share, scope, skip_hardest, min_per_class)
 

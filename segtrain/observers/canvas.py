@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ MAGENTA: Color = (255, 0, 220)
 
 LINE = 20  # height of a line of text in pixels
 MARGIN = 8
+GAP = 6
+_SMALLEST, _LARGEST = 256, 480  # pixels of the longer side of an image as shown
+_NARROWEST = 130  # pixels for the words above an image
 
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
@@ -139,6 +143,40 @@ def padded(picture: Picture, rows: tuple[int, int], columns: tuple[int, int]) ->
     """`picture` with paper: (above, below), (left, right)."""
     wider: Picture = np.pad(picture, (rows, columns, (0, 0)), constant_values=255)
     return wider
+
+
+def visible(array: npt.NDArray[Any], *, smooth: bool) -> npt.NDArray[Any]:
+    """An image or ids [H, W, *]: small ones enlarged by whole pixels, so that text fits beside, large ones shrunk."""
+    longest = max(array.shape[:2])
+    factor = -(-_SMALLEST // longest) if longest < _SMALLEST else min(1.0, _LARGEST / longest)
+    if factor == 1:
+        return array
+    height, width = (max(1, round(side * factor)) for side in array.shape[:2])
+    way = cv2.INTER_AREA if smooth and factor < 1 else cv2.INTER_NEAREST
+    return cv2.resize(array, (width, height), interpolation=way)
+
+
+def titled(title: str, picture: Picture, path: str = "") -> Picture:
+    """`picture` in a frame, under a line with a title and as much of the end of a path as fits."""
+    width = max(picture.shape[1], _NARROWEST)
+    return stacked([line(title + fitted_end(path, width - text_width(title)), width), framed(picture)])
+
+
+def contact_sheet(pictures: Sequence[Picture], *, columns: int | None = None) -> Picture:
+    """All pictures in a grid that is about as wide as it is high; each keeps its size."""
+    width = max(picture.shape[1] for picture in pictures)
+    height = max(picture.shape[0] for picture in pictures)
+    columns = columns or max(1, round(math.sqrt(len(pictures) * height / width)))
+    cells = [padded(one, (0, 0), (0, width - one.shape[1])) for one in pictures]
+    rows = [beside(cells[start : start + columns], gap=GAP) for start in range(0, len(cells), columns)]
+    return stacked(rows, gap=GAP)
+
+
+def sheet(title: str, rows: Sequence[Picture], entries: Sequence[Entry] = ()) -> Picture:
+    """A whole picture: a title, rows, and a legend below."""
+    width = max(row.shape[1] for row in rows)
+    below = [legend(entries, width)] if entries else []
+    return with_margin(stacked([paragraph(title, width), *rows, *below], gap=GAP))
 
 
 def _joined(pictures: list[Picture], gap: int, *, axis: int) -> Picture:

@@ -13,9 +13,11 @@ from segtrain.metrics import Evaluation
 from segtrain.observers.canvas import (
     BLUE,
     FAINT,
+    GAP,
     INK,
     LINE,
     MAGENTA,
+    ORANGE,
     PAPER,
     Color,
     Entry,
@@ -39,10 +41,10 @@ Losses = npt.NDArray[Any]  # float, any shape
 _WIDTH, _HEIGHT = 330, 220  # of the area inside the axes: a card of TensorBoard is about 350 wide
 _LEFT, _RIGHT = 46, 20  # for the numbers at the axes
 _GRAY: Color = (150, 160, 170)
-_GAP = 6
 _NATURAL = 0.99  # the natural p holds this share of the loss
 _MOST_CLASSES = 30
 _CELL, _LONGEST_NAME = 38, 150
+_BAR, _LONGEST_PAIR = 200, 560
 
 
 def curve(loss: Losses, valid: npt.NDArray[np.bool_], top_p: float | None) -> Picture:
@@ -121,10 +123,29 @@ def confusion(evaluation: Evaluation) -> Picture:
     longest = min(_LONGEST_NAME, max(text_width(name) for name in names))
     grid = stacked([_confusion_row(row, present > 0) for row, present in zip(rates, labelled, strict=True)])
     left = stacked([_row_name(name, longest) for name in names])
-    head = beside([blank(1, longest + _GAP), *(_column_name(name, longest) for name in names)])
+    head = beside([blank(1, longest + GAP), *(_column_name(name, longest) for name in names)])
     body = padded(stacked([head, beside([left, grid])], gap=2), (0, 1), (0, 1))
-    body[-1, longest + _GAP :] = body[-len(grid) - 1 :, -1] = FAINT  # the cells have lines above and to the left only
-    return with_margin(stacked([paragraph(title, max(body.shape[1], 300)), body], gap=_GAP))
+    body[-1, longest + GAP :] = body[-len(grid) - 1 :, -1] = FAINT  # the cells have lines above and to the left only
+    return with_margin(stacked([paragraph(title, max(body.shape[1], 300)), body], gap=GAP))
+
+
+def confused(report: Evaluation, limit: int = 15) -> Picture:
+    """The pairs of classes that are confused most: how many of the images of the label got the prediction."""
+    pairs = report.confused(limit)
+    title = "Most confused: of the images of a class, how many were taken for another"
+    if not pairs:
+        return with_margin(stacked([paragraph(title, _WIDTH), line("nothing is confused", _WIDTH)]))
+    texts = [f"{pair.label}, taken for {pair.prediction}" for pair in pairs]
+    numbers = [f"{pair.count} of {pair.labelled}" for pair in pairs]
+    names = min(_LONGEST_PAIR, max(map(text_width, texts)))
+    rows = list[Picture]()
+    for pair, text, number in zip(pairs, texts, numbers, strict=True):
+        bar = blank(LINE, _BAR + max(map(text_width, numbers)) + GAP)
+        end = round(_BAR * pair.count / pair.labelled)
+        cv2.rectangle(bar, (0, 4), (end, LINE - 5), ORANGE, -1)
+        write(bar, number, end + GAP, 0)
+        rows.append(beside([line(text, names), bar], gap=2 * GAP))
+    return with_margin(stacked([paragraph(title, rows[0].shape[1]), *rows], gap=2))
 
 
 class _Axes(NamedTuple):
@@ -181,7 +202,7 @@ def _without_loss(title: str) -> Picture:
 
 def _chart(title: str, area: Picture, entries: Sequence[Entry]) -> Picture:
     width = area.shape[1]
-    return with_margin(stacked([paragraph(title, width), area, legend(entries, width)], gap=_GAP))
+    return with_margin(stacked([paragraph(title, width), area, legend(entries, width)], gap=GAP))
 
 
 def _confusion_row(rates: npt.NDArray[np.float64], present: bool) -> Picture:
@@ -199,11 +220,11 @@ def _confusion_row(rates: npt.NDArray[np.float64], present: bool) -> Picture:
 
 def _row_name(name: str, longest: int) -> Picture:
     text = fitted(name, longest)
-    strip = padded(line(text, text_width(text) + _GAP), (0, 0), (longest - text_width(text), 0))
+    strip = padded(line(text, text_width(text) + GAP), (0, 0), (longest - text_width(text), 0))
     return padded(strip, ((_CELL - LINE) // 2, _CELL - LINE - (_CELL - LINE) // 2), (0, 0))
 
 
 def _column_name(name: str, longest: int) -> Picture:
     """The name read from below, standing in the middle of its column."""
-    upright = cv2.rotate(line(fitted(name, longest), longest + _GAP), cv2.ROTATE_90_COUNTERCLOCKWISE)
+    upright = cv2.rotate(line(fitted(name, longest), longest + GAP), cv2.ROTATE_90_COUNTERCLOCKWISE)
     return padded(upright.astype(np.uint8), (0, 0), ((_CELL - LINE) // 2, _CELL - LINE - (_CELL - LINE) // 2))

@@ -15,11 +15,13 @@ from typing import TextIO
 from tqdm import tqdm
 
 from segtrain.metrics import Evaluation
-from segtrain.observers.disk import Forgiving, append
+from segtrain.observers.disk import Forgiving
+from segtrain.writing import append
 
 _WIDTH = 100  # of lines that are wrapped, where there is no terminal to ask
 _FEW_CLASSES = 32  # with more, only the worst are listed
 _WORST = 10
+_CONFUSED = 3
 _RECENT = 20  # log intervals that the remaining time is guessed from
 _SCORES = {
     "val/miou": "mIoU",
@@ -27,6 +29,7 @@ _SCORES = {
     "val/aacc": "aAcc",
     "val/top1": "top-1",
     "val/top5": "top-5",
+    "val/ece": "ECE",
     "val/loss": "loss",
 }
 # for terminals that cannot show them
@@ -49,16 +52,15 @@ class Console:
         *,
         steps: int,
         start_step: int = 0,
-        steps_per_epoch: int | None = None,
+        steps_per_epoch: float | None = None,
         monitor: str = "val/miou",
-        lower_is_better: bool = False,
         best: tuple[float, int] | None = None,
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._steps, self._per_epoch = log, steps, steps_per_epoch
-        self._monitor, self._sign, self._best = monitor, -1 if lower_is_better else 1, best
+        self._monitor, self._best = monitor, best
         self._stream = None if quiet else (stream or sys.stdout)
         self._clock = clock
         self._marks = deque[tuple[float, int]](maxlen=_RECENT + 1)
@@ -96,9 +98,6 @@ class Console:
         scores = [f"{name} {_short(report.scalars[tag])}" for tag, name in _SCORES.items() if tag in report.scalars]
         if self._monitor not in _SCORES and self._monitor in report.scalars:
             scores.append(f"{self._monitor} {_short(report.scalars[self._monitor])}")
-        averaged = report.scalars.get(self._monitor.replace("val/", "val_ema/", 1))
-        if averaged is not None and self._monitor.startswith("val/"):
-            scores.append(f"(ema {_short(averaged)})")
         self.line(_labelled("val", "  ".join([f"step {step}", *scores, *self._verdict(step, report)])))
         for text in _class_lines(report, shutil.get_terminal_size().columns if self._on_terminal() else _WIDTH):
             self.line(text)
@@ -113,7 +112,7 @@ class Console:
         """What is said of a step, each with its rank: the highest goes first where the terminal is narrow."""
         parts = list[tuple[str, int]]()
         if self._per_epoch:
-            parts.append((f"ep {(step - 1) // self._per_epoch + 1}", 5))
+            parts.append((f"ep {int((step - 1) / self._per_epoch) + 1}", 5))
         if "train/loss" in scalars:
             parts.append((f"loss {_short(scalars['train/loss'])}", 0))
         for tag, form, rank in (
@@ -146,7 +145,7 @@ class Console:
         value = report.scalars.get(self._monitor)
         if value is None:
             return
-        if value == value and (self._best is None or self._sign * value > self._sign * self._best[0]):
+        if value == value and (self._best is None or value > self._best[0]):
             self._best = value, step
             yield f"best ↑ {_short(value)}"
         elif self._best is not None:
@@ -206,24 +205,38 @@ def _squeezed(parts: list[tuple[str, int]], width: int) -> str:
 
 
 def _class_lines(report: Evaluation, width: int) -> Iterable[str]:
-    tags = {name: f"val/iou/{name}" for name in report.classes}
-    known = {name: report.scalars[tag] for name, tag in tags.items() if tag in report.scalars}
+    known = _scores_of_classes(report)
     if not known:
         return []
     worst = min(known, key=lambda name: known[name])
-    if len(tags) > _FEW_CLASSES:
+    if len(report.classes) > _FEW_CLASSES:
         names = sorted(known, key=lambda name: known[name])[:_WORST]
         begin = f"worst of {len(known)}: "
     else:
-        names, begin = list(tags), ""
+        names, begin = list(report.classes), ""
     # a zero keeps a class and its score on one line until the text is wrapped
     entries = [
         f"{name} {_short(known[name]) if name in known else 'absent'}{' ◂ worst' if name == worst else ''}"
         for name in names
     ]
-    text = begin + "  ".join(entry.replace(" ", "\0") for entry in entries)
-    wrapped = textwrap.wrap(text, max(40, width - 6), break_long_words=False, break_on_hyphens=False)
+    texts = [begin + "  ".join(entry.replace(" ", "\0") for entry in entries)]
+    if report.task.kind == "classification" and (pairs := report.confused(_CONFUSED)):
+        texts.append("most confused: " + "; ".join(str(pair).replace(" ", "\0") for pair in pairs))
+    wrapped = [
+        one
+        for text in texts
+        for one in textwrap.wrap(text, max(40, width - 6), break_long_words=False, break_on_hyphens=False)
+    ]
     return [_labelled("", one.replace("\0", " ")) for one in wrapped]
+
+
+def _scores_of_classes(report: Evaluation) -> dict[str, float]:
+    """IoU by class, or accuracy in classification; of the classes that have one."""
+    if report.task.kind == "classification":
+        right, labelled = report.confusion.diagonal(), report.confusion.sum(1)
+        return {name: right[i] / labelled[i] for i, name in enumerate(report.classes) if labelled[i]}
+    tags = {name: f"val/iou/{name}" for name in report.classes}
+    return {name: report.scalars[tag] for name, tag in tags.items() if tag in report.scalars}
 
 
 def _short(value: float) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
-from segtrain.observers.disk import Forgiving, append, replace
+from segtrain.observers.disk import Forgiving
 from segtrain.task import Task
+from segtrain.writing import append, replace
 
 _MEANS = {
     "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", "val/loss"),

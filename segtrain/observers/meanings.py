@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segtrain.task import Kind
+
 # tag, or its beginning with a slash at the end → meaning
 _MEANINGS = {
     "train/loss": "What is minimised: the mean over the mined pixels.",
@@ -23,6 +25,13 @@ _MEANINGS = {
     "mining/class_lift/": "How much likelier a pixel of the class is kept than a pixel of any class.",
     "val/miou": "Mean over the classes of intersection / union.",
     "val/iou/": "Intersection / union of a class.",
+    "val/top1": "Share of the images whose label is the most probable class.",
+    "val/top5": "Share of the images whose label is among the five most probable classes.",
+    "val/macc": "Mean over the classes of the share that is found.",
+    "val/nll": "Mean negative logarithm of the probability of the label, whatever the criterion.",
+    "val/ece": "Expected calibration error: how far probabilities are from how often they are right, in 15 bins.",
+    "val/wrong": "The most confident mistakes. Some of them may be wrong labels.",
+    "val/most_confused": "Which classes are taken for which.",
     "perf/data_share": "Share of the time spent waiting for data.",
     "probe/panel": "Image, label, prediction and errors of fixed images. Show actual image size to read it.",
     "mining/overlay": "Mined pixels in magenta, boundaries of the label in white.",
@@ -33,8 +42,9 @@ _MEANINGS = {
     "data/batch": "Images and labels as the model is trained on, after augmentation.",
 }
 
-# category → chart → what its tags match; TensorBoard matches at the beginning of a tag, hence the $
-LAYOUT = {
+Charts = dict[str, dict[str, list[str]]]  # category → chart → what its tags match; TensorBoard matches at the beginning
+# of a tag, hence the $
+_MINING: Charts = {
     "mining": {
         "pixels: to keep, kept, natural p": [
             r"mining/top_p_target$",
@@ -51,11 +61,24 @@ LAYOUT = {
             r"mining/confident_wrong$",
             r"mining/max_image_share$",
         ],
+    }
+}
+LAYOUT: dict[Kind, Charts] = {
+    "segmentation": {
+        **_MINING,
+        "validation": {
+            "mIoU": [r"val/miou$"],
+            "IoU of classes": [r"val/iou/"],
+            "loss: of validation, of all training pixels": [r"val/loss$", r"train/loss_all$"],
+        },
     },
-    "validation": {
-        "mIoU": [r"val/miou$", r"val_ema/miou$"],
-        "IoU of classes": [r"val/iou/"],
-        "loss: of validation, of all training pixels": [r"val/loss$", r"train/loss_all$"],
+    "classification": {
+        **_MINING,
+        "validation": {
+            "top-1, top-5, mean of classes": [r"val/top1$", r"val/top5$", r"val/macc$"],
+            "calibration error": [r"val/ece$"],
+            "loss: of validation, of all training images": [r"val/loss$", r"train/loss_all$"],
+        },
     },
 }
 

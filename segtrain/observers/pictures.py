@@ -14,36 +14,34 @@ import numpy as np
 import numpy.typing as npt
 
 from segtrain.metrics import Evaluation, Probe
-from segtrain.observers import charts
+from segtrain.observers import cards, charts
 from segtrain.observers.canvas import (
     BLUE,
+    GAP,
     LINE,
     MAGENTA,
     ORANGE,
     Entry,
     Picture,
     beside,
-    fitted_end,
+    contact_sheet,
     framed,
     hatched,
-    legend,
     line,
     padded,
-    paragraph,
+    sheet,
     stacked,
     swatch,
     text_width,
-    with_margin,
+    titled,
+    visible,
     write,
 )
 from segtrain.task import Task
 
-_SMALLEST, _LARGEST = 256, 480  # pixels of the longer side of an image as shown
-_NARROWEST = 130  # pixels for the words above an image
 _ALL_CLASSES = 24  # more classes than this: the legend names only those that are to be seen
 _MOST_IMAGES = 16  # of a batch
 _MOST_PROBES = 64  # a JPEG is at most 65 535 pixels high
-_GAP = 6
 _LOSS_RANGE = 1e-3, 10.0  # of the colours; the same everywhere, so that evaluations can be compared
 
 
@@ -54,10 +52,10 @@ def panel(probe: Probe, task: Task) -> Picture:
 
 def panels(probes: Sequence[Probe], task: Task) -> Picture:
     """One row of image, label, prediction and error map for each probe, under one title and above one legend."""
-    rows = [beside(_panel_tiles(probe, task), gap=_GAP) for probe in probes]
+    rows = [beside(_panel_tiles(probe, task), gap=GAP) for probe in probes]
     seen = set[int]().union(*(np.unique(ids).tolist() for one in probes for ids in (one.target, one.prediction)))
     title = "Errors: blue = right, orange = wrong (told apart by all kinds of colour vision), hatched = ignored"
-    return _sheet(title, rows, _class_entries(task, seen))
+    return sheet(title, rows, _class_entries(task, seen))
 
 
 def overlay(probe: Probe, task: Task) -> Picture:
@@ -72,7 +70,7 @@ def overlays(probes: Sequence[Probe], task: Task) -> Picture:
         Entry(swatch(MAGENTA), "mined pixel: it counts in the loss"),
         Entry(swatch((255, 255, 255)), "boundary in the label"),
     ]
-    return _sheet("Which pixels the loss is averaged over", [contact_sheet(tiles)], entries)
+    return sheet("Which pixels the loss is averaged over", [contact_sheet(tiles)], entries)
 
 
 def loss_map(probe: Probe, task: Task) -> Picture:
@@ -83,67 +81,59 @@ def loss_map(probe: Probe, task: Task) -> Picture:
 def loss_maps(probes: Sequence[Probe], task: Task) -> Picture:
     """The loss map of each probe that has a loss, above one scale."""
     tiles = [_loss_tile(probe, task) for probe in probes if probe.loss is not None]
-    sheet = contact_sheet(tiles)
+    grid = contact_sheet(tiles)
     entries = [Entry(framed(hatched(12, 12)), "ignored")]
     if any(probe.mined is not None for probe in probes):
         entries.insert(0, Entry(swatch((255, 255, 255)), "boundary of the mined pixels"))
-    return _sheet("Loss of each pixel, on a logarithmic scale", [sheet, _loss_scale(sheet.shape[1])], entries)
+    return sheet("Loss of each pixel, on a logarithmic scale", [grid, _loss_scale(grid.shape[1])], entries)
 
 
 def batch(images: Picture, targets: npt.NDArray[Any], ids: Sequence[str], task: Task) -> Picture:
     """What a model is trained on: up to 16 images [B, H, W, 3] with their labels, uint8 [B, H, W] or int64 [B]."""
     tiles = list[Picture]()
     for image, target, name in zip(images[:_MOST_IMAGES], targets, ids, strict=False):
+        shown = visible(image, smooth=True)
         if task.kind == "classification":
-            probe = _resized(Probe(image, np.zeros(image.shape[:2], np.uint8), image[..., 0], None, None, name))
             known = 0 <= int(target) < task.num_classes
-            tiles.append(_titled(f"{task.classes[int(target)] if known else 'ignored'}: ", probe.image, name))
+            tiles.append(titled(f"{task.classes[int(target)] if known else 'ignored'}: ", shown, name))
         else:
-            probe = _resized(Probe(image, target, target, None, None, name))
-            tiles.append(beside([_titled("", probe.image, name), _titled("label", colored(probe.target, task))]))
+            label = colored(visible(target, smooth=False), task)
+            tiles.append(beside([titled("", shown, name), titled("label", label)]))
     entries = [] if task.kind == "classification" else _class_entries(task, set(np.unique(targets).tolist()))
-    return _sheet("A batch as the model sees it, after augmentation", [contact_sheet(tiles)], entries)
+    return sheet("A batch as the model sees it, after augmentation", [contact_sheet(tiles)], entries)
 
 
 def samples(images: Sequence[Picture], targets: Sequence[npt.NDArray[Any]], ids: Sequence[str], task: Task) -> Picture:
     """Images of any sizes beside themselves under their labels, or with their classes in classification."""
     tiles, seen = list[Picture](), set[int]()
     for image, target, name in zip(images, targets, ids, strict=True):
+        shown = visible(image, smooth=True)
         if task.kind == "classification":
-            probe = _resized(Probe(image, image[..., 0], image[..., 0], None, None, name))
-            tiles.append(stacked([_titled("", probe.image, name), line(_class_of(int(target), task), 480)]))
+            tiles.append(stacked([titled("", shown, name), line(_class_of(int(target), task), 480)]))
             continue
-        probe = _resized(Probe(image, target, target, None, None, name))
         seen |= set(np.unique(target).tolist())
-        tiles.append(beside([_titled("", probe.image, name), _titled("label", _tinted(probe, task))], gap=2))
+        tinted = _tinted(shown, visible(target, smooth=False), task)
+        tiles.append(beside([titled("", shown, name), titled("label", tinted)], gap=2))
     if task.kind == "classification":
-        return _sheet("Images and their classes", [contact_sheet(tiles)], [])
-    return _sheet("Images, and their labels over them", [contact_sheet(tiles)], _class_entries(task, seen))
+        return sheet("Images and their classes", [contact_sheet(tiles)], [])
+    return sheet("Images, and their labels over them", [contact_sheet(tiles)], _class_entries(task, seen))
 
 
 def _class_of(target: int, task: Task) -> str:
     return f"{target} {task.classes[target]}" if 0 <= target < task.num_classes else "ignored"
 
 
-def _tinted(probe: Probe, task: Task) -> Picture:
+def _tinted(image: Picture, target: npt.NDArray[Any], task: Task) -> Picture:
     """The image under the colours of its label, hatched where it is ignored. An outline would hide thin things."""
-    gray = cv2.cvtColor(cv2.cvtColor(probe.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    mixed: Picture = (0.35 * gray + 0.65 * colored(probe.target, task)).astype(np.uint8)
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed: Picture = (0.35 * gray + 0.65 * colored(target, task)).astype(np.uint8)
     return mixed
-
-
-def contact_sheet(pictures: Sequence[Picture], *, columns: int | None = None) -> Picture:
-    """All pictures in a grid that is about as wide as it is high; each keeps its size."""
-    width = max(picture.shape[1] for picture in pictures)
-    height = max(picture.shape[0] for picture in pictures)
-    columns = columns or max(1, round(math.sqrt(len(pictures) * height / width)))
-    cells = [padded(one, (0, 0), (0, width - one.shape[1])) for one in pictures]
-    rows = [beside(cells[start : start + columns], gap=_GAP) for start in range(0, len(cells), columns)]
-    return stacked(rows, gap=_GAP)
 
 
 def of_evaluation(report: Evaluation) -> dict[str, Picture]:
     """The pictures of a report by tag."""
+    if report.task.kind == "classification":
+        return cards.of_evaluation(report)
     drawn, probes, task = dict[str, Picture](), report.probes[:_MOST_PROBES], report.task
     if probes:
         drawn["probe/panel"] = panels(probes, task)
@@ -163,29 +153,13 @@ def jpeg(picture: Picture) -> bytes:
     return encoded.tobytes()
 
 
-def _sheet(title: str, rows: Sequence[Picture], entries: Sequence[Entry]) -> Picture:
-    width = max(row.shape[1] for row in rows)
-    parts = [paragraph(title, width), *rows, legend(entries, width)]
-    return with_margin(stacked(parts, gap=_GAP))
-
-
 def _resized(probe: Probe) -> Probe:
-    longest = max(probe.target.shape)
-    factor = -(-_SMALLEST // longest) if longest < _SMALLEST else min(1.0, _LARGEST / longest)
-    if factor == 1:
-        return probe
-    height, width = (max(1, round(side * factor)) for side in probe.target.shape)
-
-    def resized(array: npt.NDArray[Any], *, smooth: bool) -> npt.NDArray[Any]:
-        ways = (cv2.INTER_AREA if smooth else cv2.INTER_NEAREST) if factor < 1 else cv2.INTER_NEAREST
-        return cv2.resize(array, (width, height), interpolation=ways)
-
     return Probe(
-        image=resized(probe.image, smooth=True),
-        target=resized(probe.target, smooth=False),
-        prediction=resized(probe.prediction, smooth=False),
-        mined=None if probe.mined is None else resized(probe.mined, smooth=True),
-        loss=None if probe.loss is None else resized(probe.loss, smooth=True),
+        image=visible(probe.image, smooth=True),
+        target=visible(probe.target, smooth=False),
+        prediction=visible(probe.prediction, smooth=False),
+        mined=None if probe.mined is None else visible(probe.mined, smooth=True),
+        loss=None if probe.loss is None else visible(probe.loss, smooth=True),
         id=probe.id,
     )
 
@@ -195,10 +169,10 @@ def _panel_tiles(probe: Probe, task: Task) -> list[Picture]:
     right = (shown.prediction == shown.target)[..., None]
     errors = _ignored_hatched(np.where(right, BLUE, ORANGE).astype(np.uint8), shown.target != task.ignore_index)
     return [
-        _titled("", shown.image, probe.id),
-        _titled("label", colored(shown.target, task)),
-        _titled("prediction", colored(shown.prediction, task)),
-        _titled(f"errors: {_mean(100.0 * (probe.prediction != probe.target), probe, task)} % wrong", errors),
+        titled("", shown.image, probe.id),
+        titled("label", colored(shown.target, task)),
+        titled("prediction", colored(shown.prediction, task)),
+        titled(f"errors: {_mean(100.0 * (probe.prediction != probe.target), probe, task)} % wrong", errors),
     ]
 
 
@@ -224,7 +198,7 @@ def _overlay_tile(probe: Probe, task: Task) -> Picture:
     share = 0.8 * shown.mined[..., None]
     mixed = ((1 - share) * pale + share * np.array(MAGENTA)).astype(np.uint8)
     mixed[_boundaries(shown.target)] = 255
-    return _titled(f"{_mean(100.0 * probe.mined, probe, task)} % mined: ", mixed, probe.id)
+    return titled(f"{_mean(100.0 * probe.mined, probe, task)} % mined: ", mixed, probe.id)
 
 
 def _loss_tile(probe: Probe, task: Task) -> Picture:
@@ -234,7 +208,7 @@ def _loss_tile(probe: Probe, task: Task) -> Picture:
     tile = _ignored_hatched(_loss_colors(shown.loss), shown.target != task.ignore_index)
     if shown.mined is not None:
         tile[_boundaries((shown.mined > 0).astype(np.uint8))] = 255
-    return _titled(f"mean {_mean(probe.loss, probe, task)}: ", tile, probe.id)
+    return titled(f"mean {_mean(probe.loss, probe, task)}: ", tile, probe.id)
 
 
 def _loss_colors(loss: npt.NDArray[Any]) -> Picture:
@@ -284,11 +258,6 @@ def _boundaries(target: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def _ignored_hatched(picture: Picture, valid: npt.NDArray[np.bool_]) -> Picture:
     drawn: Picture = np.where(valid[..., None], picture, hatched(*valid.shape))
     return drawn
-
-
-def _titled(title: str, picture: Picture, path: str = "") -> Picture:
-    width = max(picture.shape[1], _NARROWEST)
-    return stacked([line(title + fitted_end(path, width - text_width(title)), width), framed(picture)])
 
 
 def _class_entries(task: Task, seen: set[int]) -> list[Entry]:

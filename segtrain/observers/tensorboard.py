@@ -21,9 +21,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
-from segtrain.observers.disk import Forgiving, append
+from segtrain.observers.disk import Forgiving
 from segtrain.observers.meanings import LAYOUT, meaning
 from segtrain.task import Task
+from segtrain.writing import append
 
 
 class TensorBoard:
@@ -51,7 +52,7 @@ class TensorBoard:
         first_new = start_step + 1 if start_step > 0 else 0
         self._write(Event(step=first_new, session_log=SessionLog(status=SessionLog.START)))
         values = [_text(tag, text) for tag, text in {"classes": _classes(task), **(texts or {})}.items()]
-        self._add(start_step, _layout(), *values)
+        self._add(start_step, _layout(task), *values)
 
     def on_step(self, step: int, scalars: Mapping[str, float]) -> None:
         self._add(step, *(self._described(Summary.Value(tag=tag, simple_value=scalars[tag])) for tag in scalars))
@@ -96,7 +97,7 @@ def _text(tag: str, text: str) -> Any:
     return _string_value(f"{tag}/text_summary", "text", text.encode(), shape=TensorShapeProto(dim=[{"size": 1}]))
 
 
-def _layout() -> Any:
+def _layout(task: Task) -> Any:
     categories = [
         layout_pb2.Category(
             title=category,
@@ -105,7 +106,7 @@ def _layout() -> Any:
                 for title, tags in charts.items()
             ],
         )
-        for category, charts in LAYOUT.items()
+        for category, charts in LAYOUT[task.kind].items()
     ]
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     return _string_value("custom_scalars__config__", "custom_scalars", layout, shape=TensorShapeProto())

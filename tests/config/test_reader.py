@@ -123,8 +123,8 @@ A_MODEL = "model: expected a model such as {name: toy_net, …}"
         ("optimizer={name: toy_adam}", "missing key 'optimizer.lr': a number"),
         ("optimizer={lr: 1}", "missing key 'optimizer.name': an optimizer; allowed: toy_adam"),
         ("optimizer.learning_rate=1", "unknown key 'optimizer.learning_rate'; did you mean 'lr'?"),
-        ("optimizer.momentum=1", "unknown key 'optimizer.momentum'; allowed: betas, clip_norm, encoder_lr, lr,"
-         " no_decay, weight_decay"),
+        ("optimizer.momentum=1", "unknown key 'optimizer.momentum'; allowed: betas, clip_norm, encoder_lr,"
+         " freeze_encoder, lr, no_decay, weight_decay"),
         ("learning_rate=1", "unknown key 'learning_rate'; did you mean 'optimizer.lr'?"),
         ("keep_last=1", "unknown key 'keep_last'; did you mean 'checkpoint.keep_last'?"),
         ("batch=1", "unknown key 'batch'; did you mean 'data.batch_size'?"),

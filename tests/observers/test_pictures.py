@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from reports import CLASSES, PALETTE, make_probe, make_report, make_task
 
-from segtrain.observers import charts, pictures
+from segtrain.observers import canvas, charts, pictures
 from segtrain.observers.canvas import BLUE, ORANGE, hatched
 
 SIZES = [(1, 1), (24, 24), (96, 128), (500, 60), (60, 500), (360, 480), (700, 1400)]
@@ -105,7 +105,7 @@ def test_the_boundaries_of_the_label_are_white(task):
 
 def test_the_texts_tell_shares_of_the_whole_image_not_of_what_is_shown(task, monkeypatch):
     said = []
-    monkeypatch.setattr(pictures, "line", lambda text, width: said.append(text) or np.zeros((20, width, 3), np.uint8))
+    monkeypatch.setattr(canvas, "line", lambda text, width: said.append(text) or np.zeros((20, width, 3), np.uint8))
     target = np.zeros((1000, 1000), np.uint8)
     prediction = target.copy()
     prediction[0, 0] = 1
