@@ -17,6 +17,7 @@ from segtrain.distributed import is_main, max_over_ranks, sum_over_ranks, world_
 from segtrain.learner import Learner
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
+from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 
 
@@ -93,6 +94,7 @@ class Trainer:
         self.judge_ema = judge_ema and learner.ema is not None
         self.save = save
         self.observers = observers
+        self.samples = SampleLosses(learner.criterion)
         self.best = Best(monitor)
         self.stop_signal = 0  # set by a signal handler: the current step is finished, the state is saved
 
@@ -107,6 +109,8 @@ class Trainer:
             logits = learner.update(batches)
             clock.count(len(batches) * len(batches[-1].ids))
             step, last = learner.step, learner.step == self.steps
+            if self.observers:
+                self.samples.see(logits, batches[-1], step)
             if last or step % self.every.log == 0:
                 self._log(clock, logits, batches[-1])
             del logits, batches  # a full-resolution tensor must not live through the next step
@@ -134,8 +138,10 @@ class Trainer:
         if seen is not None:
             scalars |= {name: float(value) for name, value in seen.scalars.items()}
         scalars |= clock.read()
+        samples = self.samples.read()
         for observer in self.observers:
             observer.on_step(self.learner.step, scalars)
+            observer.on_samples(self.learner.step, samples)
 
     def _validate(self) -> None:
         self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint

@@ -39,6 +39,7 @@ FLOORS = {
     "losses.terms": 2,
     "observers": 2,
     "losses": 3,
+    "samples": 4,
     "learner": 4,
     "trainer": 4,
     "evaluator": 4,
