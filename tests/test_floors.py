@@ -44,6 +44,7 @@ FLOORS = {
     "trainer": 4,
     "evaluator": 4,
     "build": 5,
+    "trained": 5,
     "cli": 6,
 }
 

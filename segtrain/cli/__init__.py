@@ -6,7 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"train": "train a model from a configuration"}
+COMMANDS = {
+    "train": "train a model from a configuration",
+    "predict": "say what a trained model sees in images",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

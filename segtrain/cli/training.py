@@ -200,7 +200,13 @@ class Job:
         complete = {
             **state,
             "config": plain_config(self.config),
-            "task": {"kind": task.kind, "classes": list(task.classes), "palette": [list(c) for c in task.palette]},
+            "task": {
+                "kind": task.kind,
+                "classes": list(task.classes),
+                "palette": [list(c) for c in task.palette],
+                "ignore_index": task.ignore_index,
+                "link": self.built.learner.criterion.link,
+            },
         }
         if name == "best":
             checkpoint.save(folder / "best.pt", complete)
