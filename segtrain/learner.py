@@ -36,7 +36,7 @@ class Learner:
         *,
         precision: Precision,
         clip_norm: float | None = None,
-        freeze_encoder: int = 0,
+        encoder: Encoder | None = None,
         ema: ModelEmaV3 | None = None,
         guard: FiniteGuard | None = None,
         forward: nn.Module | None = None,
@@ -49,8 +49,7 @@ class Learner:
         self.precision = precision
         self.scaler = precision.scaler()
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
-        self.freeze_encoder = freeze_encoder  # steps in which only the rest of the model learns
-        self.encoder = Encoder(model)
+        self.encoder = encoder or Encoder(model)  # at rest in the first steps
         self.ema = ema
         self.guard = guard or FiniteGuard()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -61,8 +60,7 @@ class Learner:
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimizer step over micro-batches; returns the logits of the last one."""
         self.forward.train()
-        if frozen := self.step < self.freeze_encoder:
-            self.encoder.keep_statistics()
+        self.encoder.keep_statistics(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.lr(self.step)
         for batch, share in zip(batches, self._shares(batches), strict=True):
@@ -72,8 +70,7 @@ class Learner:
                 loss = self.criterion(logits, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             self._add(loss.logs)
-        if frozen:
-            self.encoder.drop_gradients()
+        self.encoder.drop_gradients(self.step)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})
