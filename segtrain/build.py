@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import segtrain.data
 import segtrain.losses
 import segtrain.models
-from segtrain import distributed
+from segtrain import distributed, parallel
 from segtrain.checkpoint import read_weights
 from segtrain.config import Component, Config, Share, Source
+from segtrain.data.combined import Part
 from segtrain.data.counting import count_labels
 from segtrain.data.dataset import Dataset
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
@@ -115,17 +115,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.label_counts = cache(lambda: label_counts(train, device))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
-    maker.context[TRANSFORMS] = (task.ignore_index,)
-    prepare = [maker.make(transform) for transform in config.data.val_prepare]
-    loader = train_loader(
-        train,
-        prepare if limits.overfit else [maker.make(transform) for transform in config.data.augment],
-        batch_size=config.data.batch_size,
-        workers=config.data.workers,
-        seed=config.seed,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-    )
+    prepare = maker.transforms(config.data.val_prepare, task.ignore_index)
+    loader = training_loader(config, maker, train, prepare if limits.overfit else None)
     steps = run_length(config, loader)
     maker.run_for(steps)
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
@@ -137,7 +128,12 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
-    warnings = tuple(unfinished_warmup(criterion, steps))
+    warnings = (
+        *unfinished_warmups(config, maker, criterion, steps),
+        *parallel.batch_norm_warnings(learner.model, config.data.batch_size),
+        *parallel.restart_warnings(),
+    )
+    own_random_numbers(config.seed)
     return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
 
 
@@ -163,6 +159,11 @@ class Maker:
                 keys[key] = from_labels(keys[key], *self.label_counts())
         with self.at(component.path, keys):
             return component.registry[component.name](*self.context.get(component.registry, ()), **keys)
+
+    def transforms(self, components: Sequence[Component], ignore_index: int) -> list[Transform]:
+        """The transforms of a configuration, which fill masks with `ignore_index`."""
+        self.context[TRANSFORMS] = (ignore_index,)
+        return [self.make(component) for component in components]
 
     def steps(self, duration: int | Share) -> int:
         """A duration in optimizer steps; a share of the run is at least one step."""
@@ -212,31 +213,34 @@ def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dat
             f"{', '.join(train.labels.names)}; both need the same, in the same order"
         )
     if limits.overfit:
-        return First(train, limits.overfit), First(train, limits.overfit)
+        return first(train, limits.overfit), first(train, limits.overfit)
     return (
-        First(train, limits.train) if limits.train else train,
-        First(val, limits.val) if limits.val else val,
+        first(train, limits.train),
+        first(val, limits.val),
     )
 
 
-class First:
-    """The first samples of a dataset."""
+def training_loader(
+    config: Config, maker: Maker, train: Dataset, transforms: Sequence[Transform] | None = None
+) -> TrainLoader:
+    """The batches that a run trains on; `transforms` in place of the augmentation of the configuration."""
+    if transforms is None:
+        transforms = maker.transforms(config.data.augment, train.labels.ignore_index)
+    return train_loader(
+        train,
+        transforms,
+        batch_size=config.data.batch_size,
+        workers=config.data.workers,
+        seed=config.seed,
+        rank=distributed.rank(),
+        world=distributed.world_size(),
+    )
 
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self.dataset = dataset
-        self.labels, self.kind = dataset.labels, dataset.kind
-        self.count = min(count, len(dataset))
-        self.path = dataset.path
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
-
-
-def unfinished_warmup(criterion: Criterion, steps: int) -> Iterator[str]:
-    """A warning if the run is over before the mining has reached its share."""
+def unfinished_warmups(config: Config, maker: Maker, criterion: Criterion, steps: int) -> Iterator[str]:
+    """Warnings if the run is over before the learning rate or the mining has reached what it rises to."""
+    if config.schedule is not None and maker.steps(config.schedule.warmup) >= steps:
+        yield f"schedule.warmup of {maker.steps(config.schedule.warmup)} steps is as long as the run ({steps} steps)"
     reached, wanted = criterion.mined_share(steps - 1), criterion.mined_share(sys.maxsize)
     if reached is not None and wanted is not None and reached > wanted:
         yield (
@@ -262,6 +266,11 @@ def check_monitor(monitor: str, task: Task, source: Source) -> None:
         )
 
 
+def first(dataset: Dataset, count: int | None) -> Dataset:
+    """The first `count` samples, or all."""
+    return dataset if count is None else Part(dataset, tuple(range(min(count, len(dataset)))))
+
+
 def run_length(config: Config, loader: TrainLoader) -> int:
     """Optimizer steps of the whole run."""
     if config.train.steps is not None:
@@ -273,8 +282,15 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
     """Model, optimizer, learning rate and what else a step changes."""
     device = accuracy.device
     model: nn.Module = maker.make(config.model).to(device)
-    if channels_last(config, device):
+    if config.train.sync_batchnorm:
+        with maker.at("train", ["sync_batchnorm"]):
+            model = parallel.with_batch_norms_over_ranks(model, device)
+    if channels_last(config, device) and config.train.strategy != "fsdp":  # shards are flat
         model = model.to(memory_format=torch.channels_last)
+    ema = averaged(model, config)
+    if config.train.strategy == "fsdp":
+        for module in [model] + ([ema.module] if ema is not None else []):
+            parallel.sharded(module, device)
     with maker.at("optimizer", ("encoder_lr", "freeze_encoder")):
         params = config.optimizer.component.params
         groups = parameter_groups(
@@ -287,7 +303,6 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         encoder = Encoder(model, freeze_encoder=maker.steps(config.optimizer.freeze_encoder))
         maker.context[OPTIMIZERS] = (groups,)
         optimizer = maker.make(config.optimizer.component)
-    ema = config.train.ema
     return Learner(
         model,
         criterion,
@@ -296,19 +311,29 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         precision=accuracy,
         clip_norm=config.optimizer.clip_norm,
         encoder=encoder,
-        ema=ModelEmaV3(model, decay=ema.decay, use_warmup=True, warmup_power=0.75) if ema else None,
+        ema=ema,
         guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
         forward=wrapped(model, config, device),
     )
 
 
+def averaged(model: nn.Module, config: Config) -> ModelEmaV3 | None:
+    """The moving average of a model that is not sharded yet; it can be sharded alike."""
+    if config.train.ema is None:
+        return None
+    together = config.train.strategy == "ddp"  # shards and whole buffers cannot be updated in one call
+    return ModelEmaV3(model, decay=config.train.ema.decay, use_warmup=True, warmup_power=0.75, foreach=together)
+
+
 def wrapped(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
     """The module whose forward pass trains: compiled if asked, exchanging gradients if there are other ranks."""
+    if config.train.strategy == "fsdp":
+        return model
     forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
-    if distributed.world_size() == 1:
-        return forward
-    ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+    options = config.train
+    return parallel.replicated(
+        forward, device, static_graph=options.static_graph, compression=options.gradient_compression
+    )
 
 
 def learning_rate(config: Config, maker: Maker) -> Schedule:
@@ -316,6 +341,11 @@ def learning_rate(config: Config, maker: Maker) -> Schedule:
     if config.schedule is None:
         return constant()
     decay = between(1.0, config.schedule.final, maker.make(config.schedule.component))
+    if decay(0) == 0:
+        raise ConfigError(
+            f"{maker.source.where('schedule.name')}: schedule: the learning rate would be 0 from the first step on; "
+            "write schedule: null for a constant rate, or add final: 1 for a constant rate after the warm-up"
+        )
     warmup = maker.steps(config.schedule.warmup)
     if not warmup:
         return decay
@@ -346,6 +376,12 @@ def channels_last(config: Config, device: torch.device) -> bool:
     return device.type == "cuda" if wanted == "auto" else wanted
 
 
+def own_random_numbers(seed: int) -> None:
+    """From here on ranks draw differently (dropout), rank 0 as one process would."""
+    if distributed.rank() > 0:
+        seed_everything(int(np.random.SeedSequence([seed, distributed.rank()]).generate_state(1)[0]))
+
+
 def seed_everything(seed: int) -> None:
     """Seed the global generators; ranks share the seed, so that their weights start equal."""
     random.seed(seed)
@@ -374,7 +410,7 @@ def load_weights(learner: Learner, path: Path, skip: Sequence[str] = ()) -> None
             f"--init {path}: {len(wrong)} of {len(state)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}. "
             "Use weights of the same model, or start those parts anew with --init-skip 'net.segmentation_head.*'"
         )
-    learner.model.load_state_dict({**state, **{name: weights[name] for name in state.keys() - skipped}})
+    parallel.load_full(learner.model, {**state, **{name: weights[name] for name in state.keys() - skipped}})
     if learner.ema is not None:
         learner.ema.set(learner.model)  # type: ignore[no-untyped-call]
 

@@ -33,7 +33,7 @@ _SEALED_BY = b"segtrain checkpoint, format %04d, sha256 "
 _SEAL = re.compile(rb"segtrain checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})")
 _SEAL_SIZE = len(_SEALED_BY % FORMAT) + 64
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_WEIGHT_KEYS = ("model", "state_dict", "model_state_dict")
+_WEIGHT_KEYS = ("ema", "model", "state_dict", "model_state_dict")
 _STEP_FILE = re.compile(r"step-(\d+)\.pt")
 _OUR_TEMPORARY = re.compile(r"(last|best|step-\d+)\.pt\.tmp")
 

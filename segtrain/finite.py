@@ -41,6 +41,16 @@ class FiniteGuard:
             )
         return self.consecutive == 0
 
+    def fits(self, norm: Tensor, scale: float, step: int, ids: tuple[str, ...]) -> bool:
+        """Whether a step of scaled fp16 gradients may count. Raises TrainingError when no scale is small enough."""
+        finite = bool(torch.isfinite(norm))
+        if not finite and scale < 1:
+            raise TrainingError(
+                f"step {step}: the gradient is not finite at any scale (the gradient scale is {scale:g}). "
+                f"{_batch(ids)}. {_REMEDY}"
+            )
+        return finite
+
     def check(self) -> None:
         """Raise TrainingError if a step since the last call had a non-finite gradient. Synchronises once."""
         bad, seen = self._bad, self._seen
@@ -54,7 +64,10 @@ class FiniteGuard:
         )
 
 
-_REMEDY = "Try a lower optimizer.lr, optimizer.clip_norm=1, or train.amp=bf16 (or off)"
+_REMEDY = (
+    "Try a lower optimizer.lr, optimizer.clip_norm=1, or train.amp=bf16 (or off); a label that is no class has the "
+    "same effect, and --check-data finds it"
+)
 
 
 def _batch(ids: tuple[str, ...]) -> str:

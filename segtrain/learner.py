@@ -13,10 +13,12 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segtrain.distributed import sum_over_ranks
+from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
+from segtrain.errors import CheckpointError
 from segtrain.finite import FiniteGuard
 from segtrain.losses.criterion import Criterion
 from segtrain.optim import Encoder, by_name, load_by_name
+from segtrain.parallel import gathered, load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch
@@ -42,7 +44,7 @@ class Learner:
         forward: nn.Module | None = None,
     ) -> None:
         self.model = model
-        self.forward = forward or model  # the same module, compiled or in DistributedDataParallel
+        self.forward = model if forward is None else forward  # the same module, compiled or in DistributedDataParallel
         self.criterion = criterion
         self.optimizer = optimizer
         self.lr = lr  # the factor on every group's base_lr
@@ -63,19 +65,20 @@ class Learner:
         self.encoder.keep_statistics(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.lr(self.step)
+        logs: Logs = {}
         for batch, share in zip(batches, self._shares(batches), strict=True):
             with self._gradients_stay_local(batch is not batches[-1]):
                 with self.precision.autocast():
                     logits: Tensor = self.forward(batch.image)
                 loss = self.criterion(logits, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
-            self._add(loss.logs)
+            _add(logs, loss.logs)
         self.encoder.drop_gradients(self.step)
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self._add({"grad_norm": norm, "updates": torch.ones_like(norm)})
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         if self._takes_step(norm, batches):
             self.step += 1
+            _add(self.logs, {**logs, "grad_norm": norm, "updates": torch.ones_like(norm)})
             if self.ema is not None:
                 self.ema.update(self.model, self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,15 +97,13 @@ class Learner:
 
     def _takes_step(self, norm: Tensor, batches: Sequence[Batch]) -> bool:
         ids = tuple(i for batch in batches for i in batch.ids)
-        if not self.scaler.is_enabled():
-            if taken := self.guard.admits(norm, self.step, ids):
-                self._gate(norm)
-                self.optimizer.step()
-        else:
-            before = self.scaler.get_scale()
+        if self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler waits for the device anyway
+            taken = self.guard.fits(norm, self.scaler.get_scale(), self.step, ids)
             self.scaler.step(self.optimizer)  # leaves the optimizer alone where a gradient is not finite
             self.scaler.update()
-            taken = self.scaler.get_scale() >= before
+        elif taken := self.guard.admits(norm, self.step, ids):
+            self._gate(norm)
+            self.optimizer.step()
         self.skipped += not taken
         return taken
 
@@ -110,11 +111,6 @@ class Learner:
         """Fused optimizers look at a flag on the device and leave the weights alone, with no synchronisation."""
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-
-    def _add(self, logs: Mapping[str, Tensor]) -> None:
-        for name, value in logs.items():
-            value = value.detach().double()
-            self.logs[name] = self.logs[name] + value if name in self.logs else value
 
     def read_logs(self) -> dict[str, float]:
         """What the steps since the last call logged, as numbers over all ranks. Synchronises once."""
@@ -137,8 +133,8 @@ class Learner:
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in plain values and tensors."""
-        return {
+        """Everything that the next step depends on, in plain values and tensors. Every rank calls it, for rank 0."""
+        state = {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": by_name(self.optimizer, self.model),
@@ -146,19 +142,44 @@ class Learner:
             "step": self.step,
             "skipped": self.skipped,
             "consecutive": self.guard.consecutive,
-            "rng": rng_state(),
+            "rng": of_all_ranks(rng_state()),
+            "logs": of_all_ranks({name: float(value) for name, value in self.logs.items()}),
         }
+        full: dict[str, Any] = gathered(state)
+        return full
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`, on a learner built from the same configuration."""
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        load_by_name(self.optimizer, self.model, state["optimizer"])
+        """The inverse of `state_dict`, on a learner built from the same configuration; CheckpointError if it is not."""
+        try:
+            load_full(self.model, state["model"])
+            if self.ema is not None:
+                # a run that averages only from here on begins its average with the weights of the checkpoint
+                load_full(self.ema.module, state["ema"] or state["model"])
+            load_by_name(self.optimizer, self.model, self._spread(state["optimizer"]))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the configuration: {error}") from error
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.skipped = state["step"], state["skipped"]
         self.guard.consecutive = state["consecutive"]
-        restore_rng(state["rng"])
+        if len(state["rng"]) == world_size():  # another number of ranks goes on with numbers of its own
+            restore_rng(state["rng"][rank()])
+            zero = torch.zeros((), dtype=torch.float64, device=self.precision.device)
+            self.logs = {name: zero + value for name, value in state["logs"][rank()].items()}
+
+    def _spread(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The saved state of the optimizer with each tensor laid out over the ranks as its parameter is."""
+        like = dict(self.model.named_parameters())
+        state = {
+            name: {key: spread(value, like.get(name)) for key, value in values.items()}
+            for name, values in saved["state"].items()
+        }
+        return {**saved, "state": state}
+
+
+def _add(sums: Logs, logs: Mapping[str, Tensor]) -> None:
+    for name, value in logs.items():
+        value = value.detach().double()
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def rng_state() -> dict[str, Any]:
@@ -167,7 +188,7 @@ def rng_state() -> dict[str, Any]:
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],  # of this rank's device
         "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(gauss)],
         "python": [version, list(internal), gauss_next],
     }
@@ -176,8 +197,8 @@ def rng_state() -> dict[str, Any]:
 def restore_rng(state: Mapping[str, Any]) -> None:
     """Set every global random generator to a state from `rng_state`."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
     keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
+from segtrain.errors import DataError
 from segtrain.task import Task, predict, two_channels
 
 Counts = npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ class ConfusionMatrix:
         self._counts += _histogram(cell.flatten(), len(self._counts))
 
     def total(self) -> SegmentationScores:
-        """The scores over all ranks. Raises ValueError if labels were neither a class nor ignored."""
+        """The scores over all ranks. Raises DataError if labels were neither a class nor ignored."""
         counts = sum_over_ranks(self._counts).cpu().numpy()
         return SegmentationScores(_square(counts, self._task), self._task.classes)
 
@@ -155,7 +156,7 @@ class ClassificationMeter:
         self._calibration.index_add_(1, column, rows * known)
 
     def total(self) -> ClassificationScores:
-        """The scores over all ranks. Raises ValueError if labels were neither a class nor ignored."""
+        """The scores over all ranks. Raises DataError if labels were neither a class nor ignored."""
         counts = sum_over_ranks(self._counts).cpu().numpy()
         in_top5, nll = sum_over_ranks(self._in_top5).item(), sum_over_ranks(self._nll).item()
         calibration = sum_over_ranks(self._calibration).cpu().numpy()
@@ -286,7 +287,7 @@ def _histogram(cell: Tensor, length: int) -> Tensor:
 
 def _square(counts: Counts, task: Task) -> Counts:
     if counts[-1]:
-        raise ValueError(
+        raise DataError(
             f"{counts[-1]:,} labels are neither a class (0..{task.num_classes - 1}) nor ignored ({task.ignore_index}); "
             "find them with --check-data"
         )

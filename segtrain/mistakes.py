@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segtrain.distributed import gather
+from segtrain.distributed import of_all_ranks
 from segtrain.metrics import Probe
 from segtrain.task import Batch, Task, probabilities
 
@@ -44,7 +44,7 @@ class Mistakes:
 
     def total(self) -> tuple[Probe, ...]:
         """The worst of all ranks, the most confident first. Every rank takes part."""
-        return tuple(_worst([probe for found in gather(self._found) for probe in found], self._keep))
+        return tuple(_worst([probe for found in of_all_ranks(self._found) for probe in found], self._keep))
 
     def _least(self) -> float:
         return -0.5 if len(self._found) < self._keep else _confidence(self._found[-1])

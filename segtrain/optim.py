@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]  # implicit re-exports
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from segtrain.registry import OPTIMIZERS
 
@@ -121,16 +122,21 @@ def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any
 def load_by_name(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict[str, Any]) -> None:
     """Restore what `by_name` gave, whatever the order of the parameters is now.
 
-    Raises ValueError naming the first parameter or group that only one side has.
+    What a configuration says (learning rates, weight decay, …) stays as it is now. Raises ValueError naming the first
+    parameter or group that only one side has.
     """
     names = _names(optimizer, model)
     groups = optimizer.state_dict()["param_groups"]
+    said = {"base_lr", *inspect.signature(type(optimizer)).parameters}
     _check_names("optimizer group", [group["name"] for group in groups], saved["groups"])
     _check_names("parameter", names, saved["state"])
     optimizer.load_state_dict(
         {
             "state": {index: saved["state"][name] for index, name in enumerate(names) if saved["state"][name]},
-            "param_groups": [{**group, **saved["groups"][group["name"]]} for group in groups],
+            "param_groups": [
+                {**group, **{key: value for key, value in saved["groups"][group["name"]].items() if key not in said}}
+                for group in groups
+            ],
             **saved["own"],
         }
     )
@@ -163,7 +169,10 @@ def _is_plain(value: Any) -> bool:
 
 def _can_fuse(groups: list[dict[str, Any]]) -> bool:
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    # of sharded parameters the flag that holds a fused step back would have to be sharded too
+    return all(
+        not isinstance(p, DTensor) and p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters
+    )
 
 
 def _leaf(parameter: inspect.Parameter) -> Any:

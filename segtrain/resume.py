@@ -10,7 +10,7 @@ from typing import Any
 
 from segtrain.checkpoint import load, newest_valid
 from segtrain.errors import CheckpointError, ConfigError
-from segtrain.run import RunDirectory, latest_run, new_run
+from segtrain.run import RunDirectory, latest_run, new_run, run_of_job
 
 # what may differ when a run goes on: how long it is, where things lie, and what it says on the way
 FREE = (
@@ -18,9 +18,11 @@ FREE = (
     "train.epochs",
     "train.on_nonfinite",
     "train.max_nonfinite",
+    "train.process_group_timeout",
     "data.workers",
     "data.*.root",
     "data.val_batch_size",
+    "validate.every",
     "checkpoint.*",
     "log.*",
     "init",
@@ -37,22 +39,24 @@ class Start:
     warnings: tuple[str, ...] = ()  # damaged checkpoints that were passed over
 
 
-def choose(resume: str | None, directory: Path | None, root: Path, name: str) -> Start:
+def choose(resume: str | None, directory: Path | None, root: Path, name: str, restarted: str | None = None) -> Start:
     """The run that `--resume`, `--run-dir` and `--name` mean together.
 
     `auto` goes on with the run in `directory`, or with the newest of that name, and starts anew where there is none. A
-    path means that run, or that checkpoint. Without `resume` a used directory is refused.
+    path means that run, or that checkpoint. Without `resume` a used directory is refused, unless it is that of the job
+    that torchrun has `restarted`, which goes on.
     """
+    made = (root / name).glob("*") if directory is None else [directory]
+    if restarted is not None and (run := run_of_job(made, restarted)):
+        return _newest_or_start(run)
     if resume is None:
         run = RunDirectory(directory) if directory else new_run(root, name)
         run.refuse_if_used()
         return Start(run)
     if resume != "auto":
-        return _named(Path(resume), directory)
+        return _named(Path(resume), directory, root, name)
     run = RunDirectory(directory) if directory else latest_run(root, name) or new_run(root, name)
-    if any(run.checkpoints.glob("*.pt")):
-        return _newest(run)
-    return Start(run)
+    return _newest_or_start(run)
 
 
 def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]) -> list[str]:
@@ -75,13 +79,29 @@ def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]
     return lines
 
 
-def _named(path: Path, directory: Path | None) -> Start:
+def _named(path: Path, directory: Path | None, root: Path, name: str) -> Start:
     if path.is_dir():
         found = _newest(RunDirectory(path))
-        return Start(RunDirectory(directory or path), found.state, found.checkpoint, found.warnings)
+        return Start(_elsewhere(directory, path), found.state, found.checkpoint, found.warnings)
     if not path.exists():
         raise CheckpointError(f"--resume {path}: does not exist; give a run directory, a checkpoint, or auto")
-    return Start(RunDirectory(directory or path.parent.parent), load(path), path)
+    if path.parent.name == "checkpoints":
+        run = _elsewhere(directory, path.parent.parent)
+    else:  # a checkpoint that lies alone goes on in a run of its own
+        run = _elsewhere(directory, new_run(root, name).path)
+    return Start(run, load(path), path)
+
+
+def _elsewhere(directory: Path | None, home: Path) -> RunDirectory:
+    """The run at `home`, or the one in `directory` if that is asked for and free."""
+    run = RunDirectory(directory or home)
+    if directory is not None and directory.resolve() != home.resolve():
+        run.refuse_if_used()
+    return run
+
+
+def _newest_or_start(run: RunDirectory) -> Start:
+    return _newest(run) if any(run.checkpoints.glob("*.pt")) else Start(run)
 
 
 def _newest(run: RunDirectory) -> Start:

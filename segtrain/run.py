@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import sys
+import weakref
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +16,9 @@ from typing import Any, Literal
 import torch
 
 from segtrain import __version__
+from segtrain.distributed import job, world_size
 from segtrain.errors import ConfigError
+from segtrain.writing import replace
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
@@ -34,26 +39,42 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --run-dir") from error
-        self._replace("config.yaml", config)
-        self._replace("env.json", json.dumps(environment(), indent=2) + "\n")
+        self._lock()
+        replace(self.path / "config.yaml", config.encode())
+        replace(self.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
 
     def write_status(self, status: Status, **facts: Any) -> None:
         """Replace `status.json`; readers see the old one or the new one, never a part."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._replace("status.json", json.dumps({"status": status, **facts, "time": now}, indent=2) + "\n")
+        text = json.dumps({"status": status, **facts, "time": now}, indent=2) + "\n"
+        replace(self.path / "status.json", text.encode())
 
     def read_status(self) -> dict[str, Any]:
         """What `status.json` says; empty where there is none."""
+        return self._read("status.json")
+
+    def read_environment(self) -> dict[str, Any]:
+        """What `env.json` says; empty where there is none."""
+        return self._read("env.json")
+
+    def _read(self, name: str) -> dict[str, Any]:
         try:
-            status = json.loads((self.path / "status.json").read_text())
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return status if isinstance(status, dict) else {}
+        return content if isinstance(content, dict) else {}
 
-    def _replace(self, name: str, text: str) -> None:
-        part = self.path / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self.path / name)
+    def _lock(self) -> None:
+        """Two processes must not write one run. A record lock ends with its process; forked workers do not have it."""
+        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise ConfigError(
+                f"{self.path} is being written by another process; wait for its end, or choose another --run-dir"
+            ) from error
+        weakref.finalize(self, os.close, handle)
 
     def refuse_if_used(self) -> None:
         """Raise ConfigError if the directory holds anything: an existing run is continued or left alone."""
@@ -83,6 +104,12 @@ def latest_run(root: Path, name: str) -> RunDirectory | None:
     return RunDirectory(runs[-1]) if runs else None
 
 
+def run_of_job(runs: Iterable[Path], job: str) -> RunDirectory | None:
+    """The newest of these directories that torchrun's `job` has made; None if there is none."""
+    made = [path for path in runs if RunDirectory(path).read_environment().get("job") == job]
+    return RunDirectory(max(made)) if made else None
+
+
 def environment() -> dict[str, Any]:
     """Versions, devices and the command: what one needs to know to repeat a run."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -92,6 +119,8 @@ def environment() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if gpus else None,
         "gpus": gpus,
+        "ranks": world_size(),
+        "job": job(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "command": sys.argv,

@@ -69,6 +69,8 @@ def poly(run: int = 0, *, power: float = 0.9, start: Steps = 0, end: Steps | Non
     """1 - (1 - t)^power with t the share of the way from `start` to `end`: as a learning rate, the "poly" decay."""
     last = run if end is None else end
     check_span(start, last)
+    if power <= 0:
+        raise ValueError(f"power {power}; expected a number > 0, such as 0.9")
     return lambda step: 1 - (1 - fraction(step, start, last)) ** power
 
 

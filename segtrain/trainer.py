@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from segtrain.distributed import is_main, max_over_ranks, sum_over_ranks, world_size
+from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.learner import Learner
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
+from segtrain.parallel import whole_on_every_rank
 from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 
@@ -101,40 +102,35 @@ class Trainer:
     def run(self) -> Best:
         """Train to the end. Raises Interrupted after a stop signal, TrainingError when the loss is not finite."""
         clock = Clock(self.device)
-        learner = self.learner
+        learner, vote = self.learner, Vote()
         source = self.batches.start((learner.step + learner.skipped) * self.accumulate)
         while learner.step < self.steps:
             with clock.waiting():
                 batches = [b.to(self.device, self.memory_format) for b in islice(source, self.accumulate)]
+            before = learner.step
             logits = learner.update(batches)
-            clock.count(len(batches) * len(batches[-1].ids))
-            step, last = learner.step, learner.step == self.steps
-            if self.observers:
+            clock.count(sum(len(batch.ids) for batch in batches))
+            step, last, moved = learner.step, learner.step == self.steps, learner.step > before
+            if moved and self.observers:
                 self.samples.see(logits, batches[-1], step)
-            if last or step % self.every.log == 0:
+            if moved and (last or step % self.every.log == 0):
                 self._log(clock, logits, batches[-1])
             del logits, batches  # a full-resolution tensor must not live through the next step
-            if last or step % self.every.validate == 0:
+            if moved and (last or step % self.every.validate == 0):
                 self._validate()
                 clock.restart()
-            stop = self._agreed_stop(step)
-            if last or step % self.every.save == 0 or stop:
+            stop = vote(self.stop_signal)  # several ranks have to stop at one step
+            if stop or (moved and (last or step % self.every.save == 0)):
                 self._save("last")
             if stop and not last:
                 raise Interrupted(stop)
+        vote.finish()
         return self.best
-
-    def _agreed_stop(self, step: int) -> int:
-        """The signal on which to stop now. Several ranks have to stop at one step, so they agree when they log."""
-        if world_size() == 1:
-            return self.stop_signal
-        if step % self.every.log:
-            return 0
-        return int(max_over_ranks(torch.tensor(self.stop_signal, device=self.device)))
 
     def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
         scalars = self.learner.read_logs()
-        seen = self.learner.criterion.inspect(logits, batch.target, self.learner.step)
+        mined_at = self.learner.step - 1  # as the loss was
+        seen = self.learner.criterion.inspect(logits, batch.target, mined_at) if is_main() else None
         if seen is not None:
             scalars |= {name: float(value) for name, value in seen.scalars.items()}
         scalars |= clock.read()
@@ -146,7 +142,10 @@ class Trainer:
     def _validate(self) -> None:
         self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint
         step, ema = self.learner.step, self.learner.ema
-        report = self.evaluate(ema.module if ema is not None and self.judge_ema else self.learner.model, step)
+        model = ema.module if ema is not None and self.judge_ema else self.learner.model
+        share_buffers(model)  # what is judged is what rank 0 saves
+        with whole_on_every_rank(model):
+            report = self.evaluate(model, step)
         is_best = self.best.improves(report.scalars.get(self.best.metric, math.nan), step)
         for observer in self.observers:
             observer.on_evaluation(step, report)
@@ -155,11 +154,15 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         self.learner.guard.check()
+        state = self.state_dict()
         if is_main():
-            self.save(name, self.state_dict())
+            self.save(name, state)
 
     def state_dict(self) -> dict[str, Any]:
-        """The learner's state and the best value so far: all that a resumed run needs besides its configuration."""
+        """The learner's state and the best value so far: all that a resumed run needs besides its configuration.
+
+        Every rank calls it.
+        """
         return {**self.learner.state_dict(), "best": [self.best.metric, self.best.value, self.best.step]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

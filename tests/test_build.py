@@ -50,7 +50,7 @@ def test_a_bad_value_is_reported_at_its_place(tiny):
 
 
 def test_missing_data_is_reported_at_its_place(tiny):
-    with pytest.raises(DataError, match=r"data\.train.*nowhere.*does not exist"):
+    with pytest.raises(DataError, match=r"data\.train: nowhere .*not exist"):
         tiny("data.train={name: camvid, root: nowhere, split: train}")
 
 
@@ -136,3 +136,17 @@ def test_a_warm_up_longer_than_the_run_is_warned_of(tiny):
     assert tiny("criterion.warmup=100").warnings
     assert not tiny().warnings
     assert not tiny("criterion={name: cross_entropy}").warnings
+
+
+def test_a_learning_rate_of_0_throughout_is_refused(tiny):
+    with pytest.raises(ConfigError, match="the learning rate would be 0 from the first step on; write schedule: null"):
+        tiny("schedule={name: constant}")
+    lr = tiny("schedule={name: constant, warmup: 4, final: 1}").learner.lr
+    assert [lr(step) for step in (0, 3, 7)] == [0.25, 1, 1]
+    with pytest.raises(ConfigError, match=r"schedule: power -1.*expected a number > 0"):
+        tiny("schedule.power=-1")
+
+
+def test_a_learning_rate_that_rises_as_long_as_the_run_is_warned_of(tiny):
+    (warning,) = tiny("schedule.warmup=100").warnings
+    assert warning == "schedule.warmup of 100 steps is as long as the run (8 steps)"

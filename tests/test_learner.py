@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segtrain.errors import TrainingError
+from segtrain.errors import CheckpointError, TrainingError
 from segtrain.task import Batch
 
 PLAIN = ("criterion={name: cross_entropy}", "model.dropout=0", "train.ema=null", "validate.weights=raw")
@@ -158,6 +158,51 @@ def test_the_encoder_can_learn_at_its_own_rate(tiny):
     learner = tiny("optimizer.encoder_lr=1e-4", "schedule=null").learner
     rates = {group["name"]: group["base_lr"] for group in learner.optimizer.param_groups}
     assert rates == {"encoder": 1e-4, "head": 1e-2}
+
+
+def test_a_skipped_step_is_not_in_the_logs(tiny):
+    built = tiny("train.on_nonfinite=skip")
+    first, bad = batches(built, 2)
+    handle = built.learner.model.head[1].bias.register_hook(lambda gradient: gradient * float("nan"))
+    built.learner.update([bad])
+    assert built.learner.read_logs() == {}
+    handle.remove()
+    built.learner.update([first])
+    assert built.learner.read_logs()["train/skipped_steps"] == 1
+
+
+def test_fp16_gradients_that_never_fit_end_the_run(tiny):
+    learner = tiny("model.dropout=0").learner
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    (batch,) = batches(tiny(), 1)
+    learner.update([batch])
+    assert (learner.step, learner.skipped) == (1, 0)
+    learner.model.head[1].bias.register_hook(lambda gradient: gradient * float("nan"))
+    for _ in range(3):
+        learner.update([batch])
+    assert (learner.step, learner.skipped, learner.scaler.get_scale()) == (1, 3, 0.5)
+    with pytest.raises(TrainingError, match="not finite at any scale"):
+        learner.update([batch])
+
+
+def test_a_compiled_forward_is_used_as_it_is(tiny):
+    learner = tiny("train.compile=true").learner
+    assert learner.forward is not learner.model
+    assert hasattr(learner.forward, "_orig_mod")
+
+
+def test_a_resumed_learner_has_the_rates_of_its_configuration(tiny):
+    first, second = tiny(), tiny("optimizer.lr=3e-3", "optimizer.weight_decay=0.2")
+    first.learner.update(batches(first, 1))
+    second.learner.load_state_dict(first.learner.state_dict())
+    for group in second.learner.optimizer.param_groups:
+        assert (group["base_lr"], group["weight_decay"]) == (3e-3, 0.2)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_both_shapes(tiny):
+    first, second = tiny(), tiny("model.width=6")
+    with pytest.raises(CheckpointError, match=r"encoder\.0\.weight.*\[4, 3, 3, 3\].*\[6, 3, 3, 3\]"):
+        second.learner.load_state_dict(first.learner.state_dict())
 
 
 def test_what_a_step_logs_has_the_documented_tags(tiny):

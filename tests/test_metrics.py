@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from metrics_ranks import a_batch, counts, run, task_of
 from torch import multiprocessing
 
+from segtrain.errors import DataError
 from segtrain.metrics import ClassificationMeter, ConfusionMatrix, Evaluation, SegmentationScores, meter
 
 # ---- segmentation
@@ -83,7 +84,7 @@ def test_a_label_that_is_no_class_is_an_error_and_not_a_miscount():
     logits, target = a_batch(4)
     target[0, 0, :3] = 4
     matrix.update(logits, target)
-    with pytest.raises(ValueError, match=r"3 labels are neither a class \(0\.\.3\) nor ignored \(255\)"):
+    with pytest.raises(DataError, match=r"3 labels are neither a class \(0\.\.3\) nor ignored \(255\)"):
         matrix.total()
 
 
@@ -148,7 +149,7 @@ def test_a_classifier_that_saw_nothing_valid_has_nan_scores():
     empty.update(torch.randn(4, 3), torch.full((4,), -100))
     assert all(np.isnan(value) for value in empty.total().scalars().values())
     empty.update(torch.randn(1, 3), torch.tensor([7]))
-    with pytest.raises(ValueError, match="1 labels are neither a class"):
+    with pytest.raises(DataError, match="1 labels are neither a class"):
         empty.total()
 
 

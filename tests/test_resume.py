@@ -62,6 +62,23 @@ def test_a_path_means_that_run_or_that_checkpoint(left, tmp_path):
         assert (start.run.path, start.state["step"]) == (left.path, 3)
 
 
+def test_a_checkpoint_that_lies_alone_goes_on_in_a_new_run(tmp_path):
+    save(tmp_path / "alone.pt", {"step": 3})
+    start = choose(str(tmp_path / "alone.pt"), None, tmp_path / "runs", "street")
+    assert start.state == {"step": 3}
+    assert start.run.path.parent == tmp_path / "runs" / "street"
+
+
+def test_a_run_is_not_continued_in_the_directory_of_another(left, tmp_path):
+    used = RunDirectory(tmp_path / "used")
+    used.start("")
+    with pytest.raises(ConfigError, match="used is not empty"):
+        choose(str(left.checkpoints / "last.pt"), used.path, tmp_path, "street")
+    with pytest.raises(ConfigError, match="used is not empty"):
+        choose(str(left.path), used.path, tmp_path, "street")
+    assert choose(str(left.path), left.path, tmp_path, "street").run.path == left.path
+
+
 def test_a_path_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"nothing\.pt: does not exist; give a run directory, a checkpoint, or auto"

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -45,6 +46,20 @@ def test_a_used_directory_is_refused_with_what_is_in_it(started):
 def test_an_empty_directory_is_not_a_used_one(tmp_path):
     RunDirectory(tmp_path).refuse_if_used()
     RunDirectory(tmp_path / "new").refuse_if_used()
+
+
+def test_a_directory_is_written_by_one_process_at_a_time(started):
+    def by_another_process():
+        child = os.fork()
+        if child == 0:
+            try:
+                RunDirectory(started.path).start("")
+            except ConfigError as error:
+                os._exit(7 if "is being written by another process" in str(error) else 1)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert by_another_process() == 7
 
 
 def test_the_latest_run_of_a_name_is_found(started, tmp_path):

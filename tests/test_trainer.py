@@ -16,6 +16,9 @@ class Recorder:
     def on_step(self, step, scalars):
         self.steps.append((step, dict(scalars)))
 
+    def on_samples(self, step, samples):
+        assert not samples, "pixels are too many to be told one by one"
+
     def on_evaluation(self, step, report):
         self.evaluations.append((step, report))
 
@@ -88,6 +91,18 @@ def test_a_stop_signal_finishes_the_step_saves_and_leaves(trained):
     assert saved == [("last", 2)]
 
 
+def test_a_skipped_step_is_neither_logged_nor_evaluated_nor_saved_again(trained):
+    trainer, recorder, saved = trained("train.on_nonfinite=skip", every=Every(log=2, validate=4, save=4))
+    bias, calls = trainer.learner.model.head[1].bias, iter(range(100))
+    bias.register_hook(lambda gradient: gradient * float("nan") if next(calls) in (0, 2, 4, 5) else gradient)
+    trainer.run()
+    assert trainer.learner.skipped == 4
+    assert [step for step, _ in recorder.steps] == [2, 4, 6, 8]
+    assert [step for step, _ in recorder.evaluations] == [4, 8]
+    assert [step for name, step in saved if name == "last"] == [4, 8]
+    assert all(math.isfinite(value) for _, scalars in recorder.steps for value in scalars.values())
+
+
 def test_a_finished_run_has_nothing_left_to_do(trained):
     trainer, recorder, _saved = trained("train.steps=2")
     trainer.run()
@@ -122,3 +137,24 @@ def test_the_best_value_survives_a_resume(trained):
     other, _, _ = trained("train.steps=4")
     other.load_state_dict(trainer.state_dict())
     assert other.best == trainer.best
+
+
+def test_what_was_summed_since_the_last_log_survives_a_resume(trained):
+    every = Every(log=4, validate=8, save=8)
+    whole, told, _ = trained(every=every)
+    whole.run()
+    first, _, _ = trained(every=every, steps=2)
+    first.observers = []
+    first.every = Every(log=100, validate=100, save=100)
+    first._log = lambda *_: None  # the end of this part is no end of the run
+    first.run()
+    state = first.state_dict()
+    second, told_again, _ = trained(every=every)
+    second.load_state_dict(state)
+    second.run()
+
+    def without_speed(scalars):
+        return {tag: value for tag, value in scalars.items() if not tag.startswith("perf/")}
+
+    assert [step for step, _ in told_again.steps] == [4, 8]
+    assert without_speed(told_again.steps[0][1]) == without_speed(told.steps[0][1])

@@ -7,9 +7,10 @@ from segtrain.registry import MODELS
 
 
 class TinyModel(nn.Module):
-    def __init__(self, channels: int, width: int, dropout: float) -> None:
+    def __init__(self, channels: int, width: int, dropout: float, batch_norm: bool) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.GroupNorm(2, width), nn.ReLU())
+        norm = nn.BatchNorm2d(width) if batch_norm else nn.GroupNorm(2, width)
+        self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), norm, nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(width, channels, 3, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -21,8 +22,10 @@ class TinyModel(nn.Module):
 
 
 @MODELS.register("tiny")
-def tiny(channels: int, *, width: int = 4, dropout: float = 0.0, double: bool = False) -> TinyModel:
-    return TinyModel(channels, width, dropout).to(torch.float64 if double else torch.float32)
+def tiny(
+    channels: int, *, width: int = 4, dropout: float = 0.0, double: bool = False, batch_norm: bool = False
+) -> TinyModel:
+    return TinyModel(channels, width, dropout, batch_norm).to(torch.float64 if double else torch.float32)
 
 
 class TinyClassifier(nn.Module):
@@ -40,4 +43,5 @@ class TinyClassifier(nn.Module):
 
 @MODELS.register("tiny_classifier")
 def tiny_classifier(channels: int, *, width: int = 8) -> TinyClassifier:
+    """One convolution and the mean of its features."""
     return TinyClassifier(channels, width)

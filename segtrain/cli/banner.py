@@ -33,14 +33,19 @@ def _machine(built: Built, source: Source) -> list[str]:
     on_cpu = precision.device.type == "cpu"
     device = f"cpu ({torch.get_num_threads()} threads)" if on_cpu else torch.cuda.get_device_name(precision.device)
     amp = precision.amp if precision.dtype else "fp32"
-    return [f"segtrain {__version__}", source.path.stem, f"torch {torch.__version__}", device, amp]
+    world = distributed.world_size()
+    ranks = [f"{world} ranks ({built.config.train.strategy})"] if world > 1 else []
+    return [f"segtrain {__version__}", source.path.stem, f"torch {torch.__version__}", device, *ranks, amp]
 
 
 def _data(built: Built) -> list[str]:
     config, task, world = built.config, built.task, distributed.world_size()
     batch = f"batch {config.data.batch_size}"
     if built.global_batch != config.data.batch_size:
-        batch += f" x {world} ranks x {config.train.accumulate} accumulated = {built.global_batch}"
+        rate = built.config.optimizer.component.params["lr"]
+        batch += (
+            f" x {world} ranks x {config.train.accumulate} accumulated = {built.global_batch}, lr {rate:g} as given"
+        )
     epochs = built.steps * config.train.accumulate / built.loader.batches_per_epoch
     return [
         f"train {len(built.train):,}",

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from segtrain.distributed import launch_rank, launched
 from segtrain.errors import UserError
 
 FAILED, USAGE, DISK_FULL, INTERRUPTED = 1, 2, 74, 130
+PRECEDENCE_S = 5.0  # how long the other ranks leave the word to rank 0
 
 
 @contextmanager
@@ -39,21 +46,38 @@ class _Collector(logging.Handler):
 
 
 def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
-    """Run a command; a user's mistake becomes its messages on stderr, anything unforeseen a traceback."""
+    """Run a command; a user's mistake becomes its messages on stderr, anything unforeseen a traceback.
+
+    Under torchrun the error is recorded for its report, and a mistake that all ranks have made is told by rank 0.
+    """
     try:
-        return command()
+        return (record(command)() or 0) if launched() else command()
     except UserError as error:
+        if launch_rank() > 0:
+            time.sleep(PRECEDENCE_S)  # if rank 0 has met the same, torchrun ends this process now
         if show_traceback:
             traceback.print_exc()
-        print("\n".join(f"error: {message}" for message in error.messages), file=sys.stderr)
+        who = f"rank {launch_rank()}: " if launch_rank() > 0 else ""
+        print("\n".join(f"error: {who}{message}" for message in error.messages), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         print(f"error: No space left on device: {error.filename or error}", file=sys.stderr)
         return DISK_FULL
-    except BrokenPipeError:
+    except RuntimeError as error:
+        if show_traceback or not _is_of_another_rank(error):
+            raise
+        print(f"rank {launch_rank()} ends: it lost another one ({str(error).split('. ')[0]})", file=sys.stderr)
         return FAILED
+
+
+def _is_of_another_rank(error: RuntimeError) -> bool:
+    """Whether communication failed, as it does when another rank has ended; that one tells the reason."""
+    return launched() and (isinstance(error, dist.DistError) or "gloo" in str(error))

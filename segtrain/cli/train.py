@@ -70,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_intermixed_args(argv)
     if args.config is None and args.resume in (None, "auto"):
         p.error("--config is needed (it may be left out with --resume PATH of a run)")
-    from segtrain.cli.common import guarded
-    from segtrain.cli.training import train
+    try:
+        from segtrain.cli.common import guarded
+        from segtrain.cli.training import train
+    except KeyboardInterrupt:
+        return 130
 
     return guarded(lambda: train(args), show_traceback=args.traceback)

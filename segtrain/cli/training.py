@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
 from segtrain.resume import Start, changes, choose
+from segtrain.run import RunDirectory
 from segtrain.trainer import Best, Interrupted, Trainer
 
 QUICK_CHECK = 64  # label files looked at before every run
@@ -40,20 +42,40 @@ def train(args: argparse.Namespace) -> int:
     """The whole job; returns the exit code."""
     register_components(args.modules)
     config, source = load(config_path(args), args.overrides)
-    start = choose(args.resume, args.run_dir, config.log.root, args.name or source.path.stem)
-    notes = changes(start.state["config"], plain_config(config), args.override_resume) if start.state else []
-    device = distributed.start(args.device)
-    try:
-        with remarks() as told:
-            built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
-        if weights := args.init or config.init:
-            load_weights(built.learner, weights, args.init_skip)
-        labels = check(built, everything=args.check_data)
-        if args.dry_run:
-            return dry_run(built, source, told, labels)
-        return Job(args, config, source, built, start, [*told, *notes, *start.warnings], labels).run()
-    finally:
-        distributed.stop()
+    device = distributed.start(args.device, timeout_s=config.train.process_group_timeout)
+    start = chosen(args, config, source)
+    notes = changes(start.state["config"], made_from(config, args), args.override_resume) if start.state else []
+    with remarks() as told:
+        built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
+    if weights := args.init or config.init:
+        load_weights(built.learner, weights, args.init_skip)
+    labels = distributed.from_main(lambda: check(built, everything=args.check_data))
+    if args.dry_run:
+        code = dry_run(built, source, told, labels)
+    else:
+        code = Job(args, config, source, built, start, [*told, *notes, *start.warnings], labels).run()
+    distributed.stop()
+    return code
+
+
+def chosen(args: argparse.Namespace, config: Config, source: Source) -> Start:
+    """The run that rank 0 chooses: what a clock says and a directory holds differs between ranks."""
+    start: Start | None = None
+
+    def choice() -> tuple[Path, Path | None]:
+        nonlocal start
+        name = args.name or source.path.stem
+        start = choose(args.resume, args.run_dir, config.log.root, name, distributed.restarted_job())
+        return start.run.path, start.checkpoint
+
+    path, state = distributed.from_main(choice)
+    return start or Start(RunDirectory(path), checkpoint.load(state) if state else None, state)
+
+
+def made_from(config: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """What a run is made of and a resume is compared with: configuration, flags that choose its data, ranks."""
+    flags = {"limit_train": args.limit_train, "limit_val": args.limit_val, "overfit": args.overfit}
+    return {**plain_config(config), "flags": flags, "ranks": distributed.world_size()}
 
 
 def config_path(args: argparse.Namespace) -> Path:
@@ -69,8 +91,6 @@ def config_path(args: argparse.Namespace) -> Path:
 
 def check(built: Built, *, everything: bool) -> str:
     """Look at labels before they cost a night; returns what to tell of it."""
-    if not distributed.is_main():
-        return ""
     told = []
     for split, dataset in (("train", built.train), ("val", built.val)):
         told.append(f"{split}: {check_labels(dataset, len(dataset) if everything else QUICK_CHECK)}")
@@ -79,17 +99,18 @@ def check(built: Built, *, everything: bool) -> str:
 
 def dry_run(built: Built, source: Source, told: list[str], labels: str) -> int:
     """One step's work without its effect."""
+    tell = print if distributed.is_main() else lambda _: None
     for label, text in banner(built, source, None, labels).items():
-        print(f"{label:7}{text}")
+        tell(f"{label:7}{text}")
     for text in (*told, *(f"warning: {warning}" for warning in built.warnings)):
-        print(text)
+        tell(text)
     batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
     began = time.perf_counter()
     with built.learner.precision.autocast():
         logits = built.learner.forward(batch.image)
     loss = built.learner.criterion(logits, batch.target, 0)
     loss.value.backward()
-    print(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")
+    tell(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")
     return 0
 
 
@@ -130,11 +151,10 @@ class Job:
             self.trainer.load_state_dict(self.start.state)
         if distributed.is_main():
             self.run_dir.start(self.source.to_yaml())
-            checkpoint.remove_temporaries(self.run_dir.checkpoints)
-            self.status("running")
-            self.trainer.observers = self.observers()
         try:
             with stoppable(self.trainer):
+                if distributed.is_main():
+                    self.open()
                 best = self.train()
         except Interrupted as stop:
             self.end("interrupted", f"stopped by signal {stop.signal}; --resume auto goes on from here")
@@ -147,6 +167,15 @@ class Job:
             print(json.dumps(self.result("finished")))
         return 0
 
+    def open(self) -> None:
+        """Tidy up, see that there is room for checkpoints, and begin to tell."""
+        folder, weights = self.run_dir.checkpoints, self.built.learner.model.state_dict()
+        checkpoint.remove_temporaries(folder)
+        # with averaged weights and two moments four times the weights, and the next is written beside the last
+        checkpoint.require_space(folder, 8 * checkpoint.size_of(weights))
+        self.status("running")
+        self.trainer.observers = self.observers()
+
     def train(self) -> Best:
         """The trainer's run, under the profiler if asked."""
         if not self.args.profile:
@@ -154,6 +183,8 @@ class Job:
         self.trainer.steps = min(self.trainer.steps, self.trainer.learner.step + self.args.profile)
         with torch.profiler.profile(record_shapes=False) as profile:
             best = self.trainer.run()
+        if not distributed.is_main():
+            return best
         path = self.run_dir.path / "profile.json"
         profile.export_chrome_trace(str(path))
         self.say(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
@@ -168,7 +199,7 @@ class Job:
             path / "log.txt",
             steps=built.steps,
             start_step=step,
-            steps_per_epoch=max(1, built.loader.batches_per_epoch // self.config.train.accumulate),
+            steps_per_epoch=built.loader.batches_per_epoch / self.config.train.accumulate,
             monitor=best.metric,
             best=(best.value, best.step) if best.step >= 0 else None,
             quiet=self.args.quiet,
@@ -199,7 +230,7 @@ class Job:
         task = self.built.task
         complete = {
             **state,
-            "config": plain_config(self.config),
+            "config": made_from(self.config, self.args),
             "task": {
                 "kind": task.kind,
                 "classes": list(task.classes),
@@ -220,15 +251,17 @@ class Job:
 
     def result(self, status: str) -> dict[str, Any]:
         """The last line of a run."""
-        best = self.trainer.best
-        found = {best.metric: best.value, "step": best.step} if best.step >= 0 else None
-        return {"status": status, "best": found, "run": str(self.run_dir.path)}
+        return {"status": status, "best": self.best(), "run": str(self.run_dir.path)}
 
     def status(self, status: Any, **facts: Any) -> None:
         """What `status.json` says now."""
+        step = self.trainer.learner.step
+        self.run_dir.write_status(status, step=step, steps=self.built.steps, best=self.best(), **facts)
+
+    def best(self) -> dict[str, Any] | None:
+        """The best evaluation so far, None before there is one."""
         best = self.trainer.best
-        found = {best.metric: best.value, "step": best.step} if best.step >= 0 else None
-        self.run_dir.write_status(status, step=self.trainer.learner.step, steps=self.built.steps, best=found, **facts)
+        return {best.metric: best.value, "step": best.step} if best.step >= 0 else None
 
     def end(self, status: str, words: str | None, **facts: Any) -> None:
         """Last words, on the main rank."""
@@ -244,8 +277,9 @@ class Job:
     def farewell(self, best: Best) -> str:
         """What the run came to, for people."""
         minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
-        where = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
-        return f"done   {minutes}m{seconds:02d}s{where} · {self.run_dir.checkpoints / 'best.pt'}"
+        score = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
+        kept = self.run_dir.checkpoints / ("best.pt" if best.step >= 0 else "last.pt")
+        return f"done   {minutes}m{seconds:02d}s{score} · {kept}"
 
     def say(self, text: str) -> None:
         """To the user and the log."""
@@ -260,6 +294,7 @@ def stoppable(trainer: Trainer) -> Iterator[None]:
     def on_signal(number: int, _: object) -> None:
         trainer.stop_signal = number
         signal.signal(number, signal.SIG_DFL)
+        print("stopping after this step; the same signal again ends at once", file=sys.stderr)
 
     before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
     try:

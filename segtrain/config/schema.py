@@ -87,12 +87,29 @@ class Train:
         Literal["raise", "skip"], Field(description="what to do about a step with a NaN or infinite loss or gradient")
     ] = "raise"
     max_nonfinite: Annotated[int, Field(ge=1, description="steps skipped in a row after which the run fails")] = 10
+    strategy: Annotated[
+        Literal["ddp", "fsdp"], Field(description="ranks keep copies of the model (ddp) or shards of one (fsdp)")
+    ] = "ddp"
+    sync_batchnorm: Annotated[bool, Field(description="batch norm over all ranks; for GPUs")] = False
+    static_graph: Annotated[bool, Field(description="every step uses the same parameters in the same order")] = False
+    gradient_compression: Annotated[
+        Literal["bf16"] | None, Field(description="precision in which ranks exchange gradients; null: their own")
+    ] = None
+    process_group_timeout: Annotated[
+        float, Field(gt=0, description="seconds that a rank waits for the others before it gives up")
+    ] = 600.0
 
     def __post_init__(self) -> None:
         if self.steps is None and self.epochs is None:
             raise ValueError("how long? Give steps or epochs")
         if self.steps is not None and self.epochs is not None:
             raise ConflictError("epochs", f"{self.epochs}, but steps is {self.steps} as well; set one of them to null")
+        if self.strategy == "fsdp":
+            if self.amp == "fp16":
+                raise ConflictError("amp", "'fp16', but strategy is fsdp, which trains in bf16 or off")
+            for key in ("compile", "static_graph", "gradient_compression"):
+                if getattr(self, key):
+                    raise ConflictError(key, f"{getattr(self, key)!r}, but strategy is fsdp; it goes with ddp only")
 
 
 @dataclass(frozen=True, kw_only=True)

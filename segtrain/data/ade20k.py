@@ -7,7 +7,7 @@ from typing import Literal
 
 from segtrain.data.labels import IGNORE, LabelSpec
 from segtrain.data.pairs import Pair, Pairs, existing_pairs
-from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines
+from segtrain.data.paths import Missing, find_root, image_files, read_lines
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
@@ -32,8 +32,6 @@ def ade20k(
     folder = find_root(place, f"images/{FOLDERS[split]}", LAYOUT) / "images" / FOLDERS[split]
     masks = place / "annotations" / FOLDERS[split]
     pairs = [Pair(image, masks / f"{image.stem}.png") for image in image_files(folder)]
-    if not pairs:
-        raise DataError(f"{folder} has no images. {found_in(place)}")
     names = _names(place / "objectInfo150.txt")
     table = {0: IGNORE, **{i + 1: i for i in range(len(names))}}
     return existing_pairs(place, pairs, missing, LabelSpec(names, table=table))

@@ -97,13 +97,12 @@ def camvid_original(
     palette = tuple(PALETTE.values()) if classes == 11 else tuple(colors[name] for name in parts)
     labels = LabelSpec(tuple(parts), palette, colors={color: ids.get(name, IGNORE) for name, color in colors.items()})
     stills = folder / "701_StillsRaw_full"
-    names = read_lines(find_root(folder, str(files), str(files)) / files) if files else _stems(stills)
+    if files:
+        names = read_lines(find_root(folder, str(files), str(files)) / files)
+    else:
+        names = [file.stem for file in image_files(stills)]
     pairs = [Pair(stills / f"{name}.png", folder / "LabeledApproved_full" / f"{name}_L.png") for name in names]
     return existing_pairs(folder, pairs, missing, labels)
-
-
-def _stems(folder: Path) -> list[str]:
-    return [file.stem for file in image_files(folder)]
 
 
 def _colors(file: Path) -> dict[str, Color]:

@@ -7,8 +7,7 @@ from typing import Literal
 
 from segtrain.data.labels import IGNORE, LabelSpec
 from segtrain.data.pairs import Pair, Pairs, existing_pairs
-from segtrain.data.paths import Missing, find_root, found_in
-from segtrain.errors import DataError
+from segtrain.data.paths import Missing, find_root
 from segtrain.registry import DATASETS
 from segtrain.task import Color
 
@@ -58,12 +57,8 @@ def cityscapes(
     layout = f"{{leftImg8bit,{kind}}}/{split}/<city>/…"
     place = find_root(root, f"leftImg8bit/{split}", layout)
     find_root(place, f"{kind}/{split}", layout)
-    images = sorted((place / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
-    if not images:
-        folder = place / "leftImg8bit" / split
-        raise DataError(f"{folder} has no <city>/*_leftImg8bit.png. {found_in(folder)}")
     pairs = []
-    for image in images:
+    for image in sorted((place / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")):
         name = image.name.removesuffix("leftImg8bit.png") + f"{kind}_{files}.png"
         pairs.append(Pair(image, place / kind / split / image.parent.name / name))
     return existing_pairs(place, pairs, missing, LABELS[files])

@@ -7,8 +7,7 @@ from typing import Literal
 
 from segtrain.data.labels import IGNORE, LabelSpec
 from segtrain.data.pairs import Pair, Pairs, existing_pairs
-from segtrain.data.paths import Missing, find_root, found_in, image_files
-from segtrain.errors import DataError
+from segtrain.data.paths import Missing, find_root, image_files
 from segtrain.registry import DATASETS
 
 LAYOUT = "{images,annotations}/{train,val}2017/*.{jpg,png}"
@@ -49,6 +48,4 @@ def coco_stuff(
     place = find_root(root, f"images/{part}", LAYOUT)
     masks = find_root(place, f"annotations/{part}", LAYOUT) / "annotations" / part
     pairs = [Pair(image, masks / f"{image.stem}.png") for image in image_files(place / "images" / part)]
-    if not pairs:
-        raise DataError(f"{place / 'images' / part} has no images. {found_in(place)}")
     return existing_pairs(place, pairs, missing, LABELS)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Field
 
+from segtrain.data.check import look_at
 from segtrain.data.dataset import Dataset
+from segtrain.data.feed import Workers
 from segtrain.data.labels import LabelSpec
-from segtrain.errors import did_you_mean
+from segtrain.errors import DataError, did_you_mean
 from segtrain.registry import DATASETS
 from segtrain.task import Kind, Sample
 
@@ -80,14 +84,15 @@ class Concatenated:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        dataset, inner = self._find(index)
+        dataset, inner = self.find(index)
         return dataset[inner]
 
     def path(self, index: int) -> str:
-        dataset, inner = self._find(index)
+        dataset, inner = self.find(index)
         return dataset.path(inner)
 
-    def _find(self, index: int) -> tuple[Dataset, int]:
+    def find(self, index: int) -> tuple[Dataset, int]:
+        """The data set that holds the sample, and its index there."""
         which = bisect.bisect_right(self._ends, index)
         return self.of[which], index - (self._ends[which - 1] if which else 0)
 
@@ -108,3 +113,44 @@ def concat(*, of: list[Inner]) -> Concatenated:
                 f"{', '.join(other.labels.names)}"
             )
     return Concatenated(tuple(of))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a data set."""
+
+    of: Dataset
+    indices: tuple[int, ...]
+
+    @property
+    def labels(self) -> LabelSpec:
+        return self.of.labels
+
+    @property
+    def kind(self) -> Kind:
+        return self.of.kind
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.of[self.indices[index]]
+
+    def path(self, index: int) -> str:
+        return self.of.path(self.indices[index])
+
+
+@DATASETS.register("readable")
+def readable(*, of: Inner, max_bad: Annotated[int, Field(ge=0)] = 10, workers: Workers = "auto") -> Part:
+    """A data set without the samples that cannot be read or hold unknown labels, up to `max_bad` of them.
+
+    Every sample is decoded once before training, on every rank, so all ranks leave out the same. A warning lists them.
+    """
+    errors = {i: found for i, found in look_at(of, range(len(of)), workers=workers) if isinstance(found, DataError)}
+    if not errors:
+        return Part(of, tuple(range(len(of))))
+    told = [f"{len(errors)} of {len(of)} samples cannot be used:", *(str(error) for error in errors.values())]
+    if len(errors) > max_bad:
+        raise DataError(*told[: max_bad + 2], f"max_bad: {max_bad} allows no more; mend them, or allow {len(errors)}")
+    warnings.warn("\n".join(told) + "\nThey are left out.", stacklevel=2)
+    return Part(of, tuple(i for i in range(len(of)) if i not in errors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,7 +12,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -21,12 +23,16 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from segtrain.data.dataset import Dataset
+from segtrain.data.order import shuffled
+from segtrain.data.paths import some
 from segtrain.data.transforms import Transform
 from segtrain.errors import DataError
 from segtrain.task import Batch, Sample
 
 Loaded = TypeVar("Loaded")
+Workers = int | Literal["auto"]
 ORDER, AUGMENT = 0, 1  # what random numbers are for; keeps their streams apart
+SMALL = 1 << 30  # bytes of shared memory
 POLL_S = 2.0  # how soon the death of a worker is noticed
 
 
@@ -40,8 +46,11 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Source(TorchDataset[Sample | DataError]):
-    """Augmented samples by key. What goes wrong is returned and not raised: an error that cannot be pickled would
-    leave the training process waiting for ever."""
+    """Augmented samples by key.
+
+    What goes wrong is returned and not raised: an error that cannot be pickled would leave the training process
+    waiting for ever.
+    """
 
     dataset: Dataset
     transform: Transform
@@ -49,7 +58,7 @@ class Source(TorchDataset[Sample | DataError]):
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The samples in the order of this epoch."""
-        return np.random.default_rng((ORDER, self.seed, epoch)).permutation(len(self.dataset))
+        return shuffled(self.dataset, np.random.default_rng((ORDER, self.seed, epoch)))
 
     def __getitem__(self, key: Key) -> Sample | DataError:
         try:
@@ -69,8 +78,10 @@ class Source(TorchDataset[Sample | DataError]):
 def one_batch(samples: Sequence[Sample | DataError]) -> Batch | DataError:
     """All samples in one batch, or the first error among them, or the error that they differ in size."""
     batches = batches_by_size(samples)
-    if isinstance(batches, DataError) or len(batches) == 1:
-        return batches if isinstance(batches, DataError) else batches[0]
+    if isinstance(batches, DataError):
+        return batches
+    if len(batches) == 1:
+        return batches[0]
     sizes = " and ".join(f"{batch.image.shape[2]}x{batch.image.shape[3]} ({batch.ids[0]})" for batch in batches[:2])
     return DataError(
         f"images of different sizes cannot be trained on in one batch: {sizes}; add a transform that "
@@ -101,8 +112,10 @@ def _stack(samples: Sequence[Sample]) -> Batch:
 
     The image tensor is [B, 3, H, W] over memory in the order of the files, B H W 3: "channels_last".
     """
-    image = default_collate([torch.from_numpy(np.asarray(sample.image, order="C")) for sample in samples])
-    target = default_collate([torch.from_numpy(np.asarray(sample.target, order="C")) for sample in samples])
+    image = default_collate([torch.from_numpy(np.require(sample.image, requirements=["C", "W"])) for sample in samples])
+    target = default_collate(
+        [torch.from_numpy(np.require(sample.target, requirements=["C", "W"])) for sample in samples]
+    )
     return Batch(image.permute(0, 3, 1, 2), target, tuple(sample.id for sample in samples))
 
 
@@ -168,8 +181,14 @@ class Feed(Generic[Loaded]):
 
     def _under_way(self) -> str:
         names = [self._source.dataset.path(key.sample) for keys in self._order.asked for key in keys]
-        more = f", … ({len(names)} in all)" if len(names) > 32 else ""
-        return f"being loaded were: {', '.join(names[:32])}{more}; data.workers: 0 loads without processes"
+        return f"being loaded were: {some(names, 32)}; data.workers: 0 loads without processes{_small_memory()}"
+
+
+def _small_memory() -> str:
+    """Batches travel through shared memory, of which containers have little; a worker that finds it full is killed."""
+    folder = Path("/dev/shm")
+    size = shutil.disk_usage(folder).total if folder.is_dir() else SMALL
+    return f". {folder} has {size >> 20} MiB in all: is it full? (docker run --shm-size=8g)" if size < SMALL else ""
 
 
 @dataclass(frozen=True)
@@ -214,3 +233,20 @@ def _leave_when_told(trainer: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)
+
+
+def num_workers(workers: Workers) -> int:
+    """Loader processes per rank; `auto` takes the processors that this process may use and training leaves free.
+
+    A GPU leaves almost all of them, so one is kept for the training process; on CPU training itself wants them all, so
+    one in four loads, and with fewer than four the training process loads by itself.
+    """
+    if workers != "auto":
+        return workers
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processors = _processors() // ranks_here
+    return min(16, max(1, processors - 1)) if torch.cuda.is_available() else min(16, processors // 4)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segtrain.data.labels import Palette, given_labels
 from segtrain.data.pairs import Pair, Pairs
-from segtrain.data.paths import Missing, find_root, found_in, image_files, read_lines, some
+from segtrain.data.paths import Missing, MissingFilesError, find_root, found_in, image_files, read_lines, some
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
@@ -45,19 +45,19 @@ def folder_pairs(
     masks, or voc. 255 is ignored unless `values` says otherwise.
     """
     labels = given_labels(names, values, palette)
-    images, masks = images.format(split=split), masks.format(split=split)
+    images, masks = images.replace("{split}", split), masks.replace("{split}", split)
     place = find_root(root, _fixed(images), f"{images}, {masks}")
     find_root(place, _fixed(masks), f"{images}, {masks}")
-    found, targets = _by_name(place, images, image_suffix), _by_name(place, masks, mask_suffix)
+    found, targets = by_name(place, images, image_suffix), by_name(place, masks, mask_suffix)
     if not found:
         raise DataError(
             f"{place / images} holds no images{f' named *{image_suffix}' * bool(image_suffix)}. {found_in(place)}"
         )
-    valid = _by_name(place, ignore.format(split=split), ignore_suffix) if ignore else {}
+    valid = by_name(place, ignore.replace("{split}", split), ignore_suffix) if ignore else {}
     wanted = _wanted(files, found, place)
     without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
     if without and missing == "error":
-        raise DataError(_unpaired(found, targets, wanted, without, f"{masks}/{{}}{mask_suffix}.*"))
+        raise _unpaired(found, targets, wanted, without, (f"{masks}/", f"{mask_suffix}.*"))
     kept = [Pair(found[name], targets[name], valid.get(name)) for name in wanted if name not in without]
     if not kept:
         raise DataError(
@@ -77,18 +77,19 @@ def _fixed(pattern: str) -> str:
     return str(Path(*itertools.takewhile(lambda part: not set("*?[") & set(part), parts)))
 
 
-def _by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
+def by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
     """Files by what they have in common with their partners: the path below the folder, or the name under a pattern."""
     folder = root / where
     if folder.is_dir():
-        named = {path.relative_to(folder).with_suffix("").as_posix(): path for path in image_files(folder)}
+        names = {path: path.relative_to(folder).with_suffix("").as_posix() for path in image_files(folder)}
     else:
-        paths = sorted(root.glob(where))
-        named = {path.stem: path for path in paths}
-        if len(named) < len(paths):
-            twice = next(path for path in paths if named[path.stem] != path)
+        names = {path: path.stem for path in sorted(root.glob(where))}
+    named = {name: path for path, name in names.items()}
+    for path, name in names.items():
+        if named[name] != path:
             raise DataError(
-                f"{twice} and {named[twice.stem]} have one name and {where} matches both; narrow the pattern"
+                f"{path} and {named[name]} have one name, so nobody can say which is meant; rename one of them, or let "
+                "images and masks be a pattern such as images/*.jpg that matches only one"
             )
     return {name.removesuffix(suffix): path for name, path in named.items() if name.endswith(suffix)}
 
@@ -104,12 +105,14 @@ def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) 
 
 
 def _unpaired(
-    images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], looked_for: str
-) -> str:
-    named = [f"{images[name].name} (looked for {looked_for.format(name)})" for name in sorted(without)]
+    images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], around: tuple[str, str]
+) -> MissingFilesError:
+    named = [f"{images[name].name} (looked for {around[0]}{name}{around[1]})" for name in sorted(without)]
     spare = len(masks.keys() - images.keys())
     others = f"; {spare} masks have no image" if spare else ""
-    return (
+    return MissingFilesError(
         f"{len(without)} of {len(wanted)} images have no mask: {some(named)}{others}. "
-        "Set missing: skip to leave them out"
+        "Set missing: skip to leave them out",
+        each=named,
+        total=len(wanted),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -24,13 +25,14 @@ COLORS = {"RGB", "RGBA", "RGBX"}
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L"}
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[np.uint8]:
     """RGB uint8 [H, W, 3], turned as its EXIF orientation says.
 
     Grey, palette, 1-bit, CMYK and alpha images become RGB, 16-bit grey keeps its upper 8 bits. Raises DataError for a
-    file that is missing, damaged, cut short, too large or of another mode.
+    file that is missing, damaged, cut short, too large or of another mode. With `content`, the bytes of a file, `path`
+    only names it.
     """
-    image = _decoded(path)
+    image = _decoded(path, content)
     if image.mode == "RGB":
         return np.array(image)
     if image.mode in SIXTEEN_BITS:
@@ -43,14 +45,14 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(path: Path) -> npt.NDArray[Any]:
+def read_mask(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
     """Raw labels: integers [H, W], or colours uint8 [H, W, 3] of an RGB file; turned as the EXIF orientation says.
 
     Indices of palette images are kept as they are, except that a GIF in shades of grey gives the shades, because grey
     cannot be saved in it otherwise. 1-bit masks hold 0 and 1. Raises DataError as `read_image` does,
     and for a JPEG, whose values are not those that were saved.
     """
-    image = _decoded(path)
+    image = _decoded(path, content)
     if image.format == "JPEG":
         raise DataError(f"{path} is a JPEG: its compression changes label values; export the masks again as PNG")
     if image.mode in COLORS:
@@ -72,17 +74,17 @@ def check_sizes(image: npt.NDArray[Any], image_file: str, other: npt.NDArray[Any
         raise DataError(f"{image_file} is {sizes}; {cure}: give each image labels of its own size")
 
 
-def _decoded(path: Path) -> Image.Image:
+def _decoded(path: Path, content: bytes | None) -> Image.Image:
     """The whole image, decoded strictly; its size is checked from the header before."""
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise DataError(f"{path} {'is a directory, not an image' if path.is_dir() else 'does not exist'}")
-    if os.path.getsize(path) == 0:
+    if (os.path.getsize(path) if content is None else len(content)) == 0:
         raise DataError(f"{path} is empty (0 bytes): a copy or download that did not finish; fetch it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; and of the size limit, which is checked below
             image: Image.Image
-            with Image.open(path) as image:
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
                 if image.width * image.height > PIXEL_LIMIT:
                     raise Image.DecompressionBombError
                 image.load()
@@ -91,7 +93,8 @@ def _decoded(path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} has more than {PIXEL_LIMIT // 10**6} million pixels; cut it into tiles") from error
     except Exception as error:  # decoders of damaged files raise anything
-        raise DataError(f"{path} cannot be read: {_reason(path, error)}; fetch it again or leave it out") from error
+        reason = _reason(_start(path, content), error)
+        raise DataError(f"{path} cannot be read: {reason}; fetch it again or leave it out") from error
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -99,8 +102,15 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((palette == palette[:, :1]).all())
 
 
-def _reason(path: Path, error: Exception) -> str:
-    start = path.read_bytes()[:64].lstrip().lower()
+def _start(path: Path, content: bytes | None) -> bytes:
+    try:
+        return path.read_bytes()[:64] if content is None else content[:64]
+    except OSError:
+        return b""
+
+
+def _reason(start: bytes, error: Exception) -> str:
+    start = start.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, not an image"
     if start.startswith(b"version https://git-lfs"):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segtrain.data.images import read_image
 from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
-from segtrain.data.paths import Missing, name_in, some
+from segtrain.data.paths import Missing, MissingFilesError, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
 
@@ -29,7 +29,7 @@ class Box(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """An image file, its class, and the part of it to look at, if not all."""
+    """An image file, its class, and where in it the thing is, if that is known."""
 
     image: Path
     label: int
@@ -43,7 +43,7 @@ class LabelledImages:
     root: Path
     items: tuple[Labelled, ...]
     labels: LabelSpec
-    margin: float = 0.0  # shares of its width and height by which a box is widened on each side
+    margin: float | None = None  # shares of its size by which a box is widened on each side; None: the whole image
     kind: Kind = "classification"
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class LabelledImages:
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
         image = read_image(item.image)
-        if item.box is not None:
+        if item.box is not None and self.margin is not None:
             image = _cut(image, item.box, self.margin, str(item.image))
         return Sample(image, np.array(item.label), self.path(index))
 
@@ -66,13 +66,16 @@ def class_labels(names: tuple[str, ...]) -> LabelSpec:
 
 
 def existing_images(
-    root: Path, items: list[Labelled], names: tuple[str, ...], missing: Missing, *, margin: float = 0.0
+    root: Path, items: list[Labelled], names: tuple[str, ...], missing: Missing, *, margin: float | None = None
 ) -> LabelledImages:
     """The items whose files exist. Raises DataError if a file is missing, unless those are to be skipped."""
     gone = [name_in(root, item.image) for item in items if not item.image.is_file()]
     if gone and missing == "error":
-        raise DataError(
-            f"{root}: {len(gone)} of {len(items)} images are missing: {some(gone)}. Set missing: skip to leave them out"
+        raise MissingFilesError(
+            f"{root}: {len(gone)} of {len(items)} images are missing: {some(gone)}. "
+            "Set missing: skip to leave them out",
+            each=gone,
+            total=len(items),
         )
     kept = tuple(item for item in items if not gone or item.image.is_file())
     if not kept:
@@ -82,10 +85,15 @@ def existing_images(
     return LabelledImages(root, kept, class_labels(names), margin)
 
 
+def fits(box: Box, width: int, height: int) -> bool:
+    """Whether the box lies in an image of this size; annotators may be off by two pixels at the edge."""
+    return -2 <= box.left < box.right <= width + 2 and -2 <= box.top < box.bottom <= height + 2
+
+
 def _cut(image: npt.NDArray[np.uint8], box: Box, margin: float, file: str) -> npt.NDArray[np.uint8]:
-    """The widened box as far as the image reaches; annotators may be off by two pixels at the edge."""
+    """The widened box as far as the image reaches."""
     height, width = image.shape[:2]
-    if not (-2 <= box.left < box.right <= width + 2 and -2 <= box.top < box.bottom <= height + 2):
+    if not fits(box, width, height):
         raise DataError(
             f"{file} is {width}x{height}, but its box is {tuple(box)} (left, top, right, bottom): the image has been "
             "cropped or resized already; set crop: null to take it as it is"

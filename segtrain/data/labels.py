@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segtrain.data.paths import some
 from segtrain.errors import DataError
 from segtrain.task import Color, Kind, Task
 
@@ -66,11 +67,11 @@ class LabelSpec:
         elif mask.dtype == np.uint8:
             raw, ids = mask, np.asarray(cv2.LUT(mask, self._lut), np.uint8)
         else:
-            raw, ids = mask, self._wide_lut[np.clip(mask, -1, self._wide_lut.size - 1)]  # -1 is the last entry as well
-        if (ids == self._unknown).any():
-            values, counts = np.unique(raw[ids == self._unknown], return_counts=True)
-            shown = [_rgb(value) for value in values.tolist()] if mask.ndim == 3 else [str(value) for value in values]
-            raise DataError(self._complaint(file, shown, counts.tolist()))
+            raw = mask.astype(np.int32)
+            ids = self._wide_lut[raw.clip(-1, self._wide_lut.size - 1)]  # -1 is the last entry as well
+        strange = ids == self._unknown
+        if strange.any():
+            raise DataError(self._complaint(file, raw[strange], in_colors=mask.ndim == 3))
         return ids
 
     @cached_property
@@ -101,13 +102,14 @@ class LabelSpec:
                 lut[raw] = train
         return lut
 
-    def _complaint(self, file: str, values: Sequence[str], counts: Sequence[int]) -> str:
-        held = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:6], counts, strict=False))
-        more = f", … ({len(values)} in all)" if len(values) > 6 else ""
-        if values[0].startswith("["):
-            return f"{file} holds colours that the palette does not have: {held}{more}; add them to palette"
+    def _complaint(self, file: str, strange: npt.NDArray[np.integer[Any]], *, in_colors: bool) -> str:
+        values, counts = np.unique(strange, return_counts=True)
+        names = [_rgb(value) if in_colors else str(value) for value in values.tolist()]
+        held = some([f"{name} ({count} pixels)" for name, count in zip(names, counts, strict=True)], 6)
+        if in_colors:
+            return f"{file} holds colours that the palette does not have: {held}; add them to palette"
         return (
-            f"{file} holds {held}{more}; known are {ranges(self.table)}. {len(self.names)} classes are configured. "
+            f"{file} holds {held}; known are {ranges(self.table)}. {len(self.names)} classes are configured. "
             f"Add the class to names, or map it: values: {{{values[0]}: {IGNORE_NAME}}}"
         )
 
@@ -136,6 +138,9 @@ def given_labels(names: Sequence[str] | None, values: Mapping[int, str] | None, 
     colors = palette if isinstance(palette, dict) else {}
     if names and values:
         raise ValueError("names and values both give the classes; leave one of them out")
+    twice = [name for name in names or () if list(names or ()).count(name) > 1]
+    if twice:
+        raise ValueError(f"names has {twice[0]!r} more than once; to merge raw values into one class use values")
     table = values or dict(enumerate(names or [name for name in colors if name != IGNORE_NAME]))
     if not table:
         raise ValueError("the classes are not given; give names: [..], values: {0: ..} or palette: {name: [r, g, b]}")

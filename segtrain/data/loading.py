@@ -7,20 +7,14 @@ The order of a training epoch is a permutation drawn from (seed, epoch); what ha
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
 
 from segtrain.data.dataset import Dataset
-from segtrain.data.feed import Feed, Key, Source, batches_by_size, one_batch
+from segtrain.data.feed import Feed, Key, Source, Workers, batches_by_size, num_workers, one_batch
 from segtrain.data.transforms import Transform, compose
 from segtrain.errors import DataError
 from segtrain.task import Batch
-
-Workers = int | Literal["auto"]
 
 
 def train_loader(
@@ -97,6 +91,8 @@ def val_loader(
     timeout_s: float = 600.0,
 ) -> ValLoader:
     """Every sample once over all ranks, prepared by `transforms` in the same way each time; see ValLoader."""
+    if len(dataset) == 0:
+        raise DataError("the validation set is empty; there is nothing to judge by")
     source = Source(dataset, compose(transforms), seed=0)
     mine = range(rank, len(dataset), world)
     keys = [[Key(0, sample) for sample in mine[i : i + batch_size]] for i in range(0, len(mine), batch_size)]
@@ -129,20 +125,3 @@ class ValLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         return itertools.chain.from_iterable(self.feed)
-
-
-def num_workers(workers: Workers) -> int:
-    """Loader processes per rank; `auto` takes the processors that this process may use and training leaves free.
-
-    A GPU leaves almost all of them, so one is kept for the training process; on CPU training itself wants them all, so
-    one in four loads, and with fewer than four the training process loads by itself.
-    """
-    if workers != "auto":
-        return workers
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    processors = _processors() // ranks_here
-    return min(16, max(1, processors - 1)) if torch.cuda.is_available() else min(16, processors // 4)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

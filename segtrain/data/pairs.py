@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from segtrain.data.images import check_sizes, read_image, read_mask
 from segtrain.data.labels import LabelSpec
-from segtrain.data.paths import Missing, name_in, some
+from segtrain.data.paths import Missing, MissingFilesError, found_in, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
 
@@ -64,13 +64,17 @@ def existing_pairs(
 ) -> Pairs:
     """The pairs whose files exist. Raises DataError if a file is missing, unless those are to be skipped."""
     every = tuple(pairs)
+    if not every:
+        raise DataError(f"{root} holds no images of this split. {found_in(root)}")
     gone = {pair: [file for file in pair if file is not None and not file.is_file()] for pair in every}
     lacking = [pair for pair in every if gone[pair]]
     if lacking and missing == "error":
         named = [f"{name_in(root, pair.image)} (looked for {name_in(root, gone[pair][0])})" for pair in lacking]
-        raise DataError(
+        raise MissingFilesError(
             f"{root}: {len(lacking)} of {len(every)} samples lack a file: {some(named)}. "
-            "Set missing: skip to leave them out"
+            "Set missing: skip to leave them out",
+            each=named,
+            total=len(every),
         )
     kept = tuple(pair for pair in every if not gone[pair])
     if not kept:

@@ -14,6 +14,14 @@ ENVIRONMENT = "SEGTRAIN_DATA"
 Missing = Literal["error", "skip"]
 
 
+class MissingFilesError(DataError):
+    """Samples that lack a file. The message names the first of them, `each` all, out of `total` that were listed."""
+
+    def __init__(self, *messages: str, each: Sequence[str] = (), total: int = 0) -> None:
+        super().__init__(*messages)
+        self.each, self.total = tuple(each), total
+
+
 def find_root(root: Path, needs: str, layout: str) -> Path:
     """The folder `root` that holds `needs`: in the current directory, else in $SEGTRAIN_DATA.
 

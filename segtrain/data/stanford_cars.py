@@ -58,17 +58,19 @@ def stanford_cars(
     ids = _present(place) if classes == "present" else list(range(len(names)))
     number = {old: new for new, old in enumerate(ids)}
     items = [
-        Labelled(folder / row["fname"], number[row["class"] - 1], None if crop is None else _box(row))
+        Labelled(folder / row["fname"], number[row["class"] - 1], _box(row))
         for row in rows
         if row["class"] - 1 in number
     ]
-    return existing_images(place, items, tuple(names[old] for old in ids), missing, margin=crop or 0.0)
+    return existing_images(place, items, tuple(names[old] for old in ids), missing, margin=crop)
 
 
 Row = dict[str, Any]  # bbox_x1, bbox_y1, bbox_x2, bbox_y2, class, fname; pixels and classes count from 1
 
 
-def _box(row: Row) -> Box:
+def _box(row: Row) -> Box | None:
+    if "bbox_x1" not in row:
+        return None
     return Box(row["bbox_x1"] - 1, row["bbox_y1"] - 1, row["bbox_x2"], row["bbox_y2"])
 
 

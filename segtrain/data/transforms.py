@@ -6,6 +6,7 @@ to it depends on nothing else: not on workers, not on the order of reading.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import random
@@ -53,19 +54,13 @@ OURS = {"fill_mask", "mask_interpolation", "strict", "mask", "mask_params"}
 
 def compose(transforms: Sequence[Transform]) -> Transform:
     """All of them in order, as one."""
-    return Compose(tuple(transforms))
+    return functools.partial(_in_turn, tuple(transforms))  # no closure: spawned workers get it pickled
 
 
-@dataclass(frozen=True)
-class Compose:
-    """See `compose`. A class and not a closure, because spawned workers get it pickled."""
-
-    transforms: tuple[Transform, ...]
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        for transform in self.transforms:
-            sample = transform(sample, rng)
-        return sample
+def _in_turn(transforms: tuple[Transform, ...], sample: Sample, rng: np.random.Generator) -> Sample:
+    for transform in transforms:
+        sample = transform(sample, rng)
+    return sample
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segtrain.losses.maps import LossMap
 from segtrain.losses.pixel import check_smoothing
-from segtrain.losses.targets import check_weight_count, full_precision, label_weight, read_labels, shield
+from segtrain.losses.targets import check_weight_count, full_precision, label_weight, not_ignored, read_labels, shield
 
 Activation = Callable[[Tensor], Tensor]  # what makes of logits the values that are compared
 
@@ -135,7 +135,7 @@ def mse(
 def channel_weight(target: Tensor, channels: int, classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:
     """What each entry of `target` counts for, [B, *]: the number of its channels, times the class weight of labels."""
     if target.is_floating_point():
-        return (target != ignore_index).sum(1)
+        return not_ignored(target, ignore_index).sum(1)
     return label_weight(target, classes, weight, ignore_index) * channels
 
 
@@ -161,9 +161,8 @@ def _compare(
     number = wanted.number.to(x.dtype)
     plain = loss(x, number)
     value = torch.where(wanted.counts, plain * wanted.factor, 0.0)
-    hardness = (plain if score is None else score(x, number)).detach() * torch.where(
-        wanted.factor.isnan(), torch.nan, 1
-    )
+    hardness = (plain if score is None else score(x, number)).detach()
+    hardness = torch.where(wanted.factor.isnan(), torch.nan, hardness)
     hardness = torch.where(wanted.counts, hardness, 0.0)
     counts = wanted.counts.expand_as(x)
     weights = wanted.weight.to(x.dtype).expand_as(x)
@@ -175,12 +174,12 @@ def _compare(
 def _wanted(x: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, unit: bool) -> Wanted:
     if target.shape != x.shape:
         return _one_against_rest(x, target, weight, ignore_index)
-    counts = target != ignore_index if target.is_floating_point() else target.long() != ignore_index
+    counts = not_ignored(target, ignore_index)
     number = torch.where(counts, target.to(x.dtype), 0.0)
-    factor = torch.ones_like(x[:1, :, ...]) if weight is None else weight.to(x.dtype)
+    factor = x.new_ones(1)
     if weight is not None:
         check_weight_count(weight, x.shape[1])
-        factor = factor.view(1, -1, *[1] * (x.dim() - 2))
+        factor = weight.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2))
     if unit:
         factor = torch.where((number >= 0) & (number <= 1), factor, torch.nan)
     return Wanted(number, factor, counts, counts)

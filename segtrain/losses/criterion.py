@@ -73,7 +73,7 @@ class Criterion(nn.Module):
             logs |= {f"loss/{name}": term, f"steps/{name}": part}
             logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
         for tag, result in zip(self._tags(), results, strict=True):
-            logs |= {f"{tag}/{key}": value for key, value in result.logs.items()}
+            logs |= {f"{tag}/{key}": log for key, log in result.logs.items()}
         return Loss(value, {key: log.detach().double() for key, log in logs.items()})
 
     @torch.no_grad()

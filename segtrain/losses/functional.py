@@ -190,7 +190,7 @@ def l1_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """|input - target|, of whatever the inputs are."""
+    """|input - target|, of whatever the inputs are. Unlike torch's, it leaves out what equals `ignore_index`."""
     losses = channel_map(channels.l1, inputs, targets, weight=weight, ignore_index=ignore_index, by_channel=True)
     return reduce(losses, targets, reduction)
 
@@ -202,7 +202,7 @@ def mse_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """(input - target)², of whatever the inputs are."""
+    """(input - target)², of whatever the inputs are. Unlike torch's, it leaves out what equals `ignore_index`."""
     losses = channel_map(channels.mse, inputs, targets, weight=weight, ignore_index=ignore_index, by_channel=True)
     return reduce(losses, targets, reduction)
 

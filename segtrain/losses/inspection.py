@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.losses.maps import LossMap, Selection
+from segtrain.losses.targets import not_ignored
 from segtrain.task import Task, predict
 
 _EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
@@ -50,7 +51,7 @@ def natural_share(hardness: Tensor, part: float = 0.99) -> Tensor:
 def near_label_change(target: Tensor, ignore_index: int, distance: int = _NEAR) -> Tensor:
     """Pixels of [B, H, W] at most `distance` from a pixel of another class; ignored pixels make no change."""
     labels = target.long()
-    named = labels != ignore_index
+    named = not_ignored(labels, ignore_index)
     edge = torch.zeros_like(named)
     across = (labels[:, 1:] != labels[:, :-1]) & named[:, 1:] & named[:, :-1]
     along = (labels[:, :, 1:] != labels[:, :, :-1]) & named[:, :, 1:] & named[:, :, :-1]

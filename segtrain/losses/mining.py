@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segtrain.distributed import Taken, sum_over_ranks, take_largest
+from segtrain.distributed import Taken, min_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.schedule import Rise, Schedule, Steps, between
 
@@ -127,14 +127,21 @@ def hardest(
 ) -> Hardest:
     """Hardest with a share that goes from 1 to `top_p`; ValueError for a `top_p` outside (0, 1]."""
     check_share("top_p", top_p)
+    check_warmup(warmup)
     return Hardest(partial(mined_share, top_p, warmup), scope, skip_hardest, min_per_class)
 
 
 def check_share(name: str, p: float) -> float:
     """`p`, or ValueError unless it is a number in (0, 1]."""
-    if isinstance(p, bool) or not 0 < p <= 1:
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p <= 1:
         raise ValueError(f"{name} {p}; expected a share of the valid pixels in (0, 1]: 0.25 is the hardest quarter")
     return p
+
+
+def check_warmup(warmup: object) -> None:
+    """Raise ValueError unless `warmup` is None, a number of steps, or something to call."""
+    if not (warmup is None or callable(warmup) or (isinstance(warmup, int) and not isinstance(warmup, bool))):
+        raise ValueError(f"warmup {warmup!r}; expected a whole number of steps, or a function")
 
 
 def check_scope(scope: str) -> None:
@@ -188,10 +195,11 @@ class _Groups:
         return take_largest(self.losses.hardness, available, amount, self.ids, over_ranks=self.over_ranks)
 
     def smallest(self) -> Tensor:
-        """The smallest hardness of a valid entry on this rank [G], infinity where there is none."""
+        """The smallest hardness of a valid entry of each group [G], infinity where there is none."""
         hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
         ids = torch.zeros_like(hardness, dtype=torch.int64) if self.ids is None else self.ids
-        return hardness.new_full((self.number,), torch.inf).scatter_reduce(0, ids.flatten(), hardness.flatten(), "amin")
+        here = hardness.new_full((self.number,), torch.inf).scatter_reduce(0, ids.flatten(), hardness.flatten(), "amin")
+        return min_over_ranks(here) if self.over_ranks else here
 
     def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
         """The selection with its statistics; `kept` [G] is what was taken from each group over its ranks."""

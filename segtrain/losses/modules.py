@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from segtrain.losses.standalone import (
     Reduction,
     Statistics,
     Warmup,
+    Weight,
     channel_map,
     check_reduction,
     label_map,
@@ -26,8 +27,6 @@ from segtrain.losses.standalone import (
 )
 from segtrain.losses.weights import weight_tensor
 from segtrain.task import Link
-
-Weight = Sequence[float] | Tensor | None
 
 
 class _PixelModule(nn.Module):
@@ -252,7 +251,8 @@ class Mined(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor, iteration: int | None = None) -> Tensor:
         now = self.iteration if iteration is None else iteration
-        value, self.last = mine(self._map(inputs, targets), inputs, targets, now, self.rule, self.reduction)
+        losses = self._map(inputs, targets)
+        value, self.last = mine(losses, inputs, targets, now, self.rule, self.reduction, training=self.training)
         if iteration is None and self.training:
             self.iteration += 1
         return value

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from segtrain.losses import channels
 from segtrain.losses.maps import LossMap, Selection, divide, reduced
-from segtrain.losses.mining import Hardest, Scope, check_share, mined_share
-from segtrain.losses.targets import check_target, full_precision
+from segtrain.losses.mining import Hardest, Scope, check_share, check_warmup, mined_share
+from segtrain.losses.targets import check_target, full_precision, not_ignored
 from segtrain.losses.weights import weight_tensor
 
 _REDUCTIONS = ("mean", "sum", "none", "batchmean")
 Reduction = str | Callable[[Tensor], Tensor]  # mean, sum, none, or what makes one number of the values kept
 Warmup = int | Callable[[float, int], float]  # a number of iterations, or (p, iteration) → share
+Weight = Sequence[float] | Tensor | None  # one number per class
 Result = TypeVar("Result")
 
 
@@ -34,17 +35,20 @@ class Statistics(NamedTuple):
 
 
 def label_map(
-    loss: Callable[..., Result], inputs: Tensor, targets: Tensor, *, weight: Any, ignore_index: int, **options: Any
+    loss: Callable[..., Result],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Weight,
+    ignore_index: int,
+    **options: Any,
 ) -> Result:
     """What a loss on labels gives; on a CPU, labels out of range raise ValueError."""
     if inputs.dim() == 1:
         inputs, targets = inputs.unsqueeze(0), targets.unsqueeze(0)
     if _may_ask(inputs) and inputs.dim() > 1 and not targets.is_floating_point():
-        check_target(
-            _plain(targets),
-            inputs.shape[1] if options.get("link") != "sigmoid" else max(inputs.shape[1], 2),
-            ignore_index,
-        )
+        classes = max(inputs.shape[1], 2) if options.get("link") == "sigmoid" else inputs.shape[1]
+        check_target(_plain(targets), classes, ignore_index)
     return loss(inputs, targets, weight=_checked_weight(weight, inputs), ignore_index=ignore_index, **options)
 
 
@@ -53,7 +57,7 @@ def channel_map(
     inputs: Tensor,
     targets: Tensor,
     *,
-    weight: Any,
+    weight: Weight,
     ignore_index: int,
     by_channel: bool = False,
     **options: Any,
@@ -84,7 +88,7 @@ def value_map(values: Tensor, targets: Tensor, ignore_index: int) -> LossMap:
             f"a loss of shape {tuple(values.shape)} for a target of shape {tuple(targets.shape)} cannot be mined; "
             "expected one value per entry of the target: reduction='none'"
         )
-    valid = (targets if targets.is_floating_point() else targets.long()) != ignore_index
+    valid = not_ignored(targets, ignore_index)
     kept = torch.where(valid, full_precision(values), 0.0)
     return LossMap(kept, valid.to(kept.dtype), kept.detach(), valid)
 
@@ -103,7 +107,8 @@ def reduce(
     """
     share = losses.valid.double() if selection is None else selection.share
     if callable(reduction):
-        return reduction(_kept_values(losses, share))
+        kept_values = _kept_values(losses, share)
+        return reduction(kept_values) if kept_values.numel() else losses.value.sum()  # 0, as nothing is valid
     check_reduction(reduction)
     if reduction == "none":
         kept = losses.value * share.to(losses.value.dtype)
@@ -126,18 +131,26 @@ def mining(
 ) -> Hardest:
     """Hardest with a warm-up as the functions and modules take it."""
     check_share("p", p)
+    check_warmup(warmup)
     share = partial(warmup, p) if callable(warmup) else partial(mined_share, p, warmup)
     return Hardest(share, scope, skip_hardest, min_per_class)
 
 
 def mine(
-    losses: LossMap, inputs: Tensor, targets: Tensor, iteration: int, rule: Hardest, reduction: Reduction
+    losses: LossMap,
+    inputs: Tensor,
+    targets: Tensor,
+    iteration: int,
+    rule: Hardest,
+    reduction: Reduction,
+    *,
+    training: bool = True,
 ) -> tuple[Tensor, Statistics]:
     """The reduction of the mined part, and its statistics.
 
-    Ranks act together only while gradients are recorded: a validation on one rank must not wait for the others.
+    Ranks act together only in training, with gradients recorded: a validation on one must not wait for the others.
     """
-    over_ranks = torch.is_grad_enabled()
+    over_ranks = training and torch.is_grad_enabled()
     classes = max(inputs.shape[1], 2) if inputs.dim() > 1 else 2
     chosen = rule(losses, iteration, targets, classes, over_ranks=over_ranks)
     logs = {key: log.detach() for key, log in chosen.logs.items()}
@@ -173,14 +186,14 @@ def _plain(tensor: Tensor) -> Tensor:
     return torch.func.debug_unwrap(tensor)
 
 
-def _checked_weight(weight: Sequence[float] | Tensor | None, inputs: Tensor) -> Tensor | None:
+def _checked_weight(weight: Weight, inputs: Tensor) -> Tensor | None:
     return weight_tensor(weight) if _may_ask(inputs) or not isinstance(weight, Tensor) else weight
 
 
 def _check_unit(name: str, numbers: Tensor, ignore_index: int | None) -> None:
     outside = (numbers < 0) | (numbers > 1)
     if ignore_index is not None:
-        outside &= (numbers if numbers.is_floating_point() else numbers.long()) != ignore_index
+        outside &= not_ignored(numbers, ignore_index)
     if bool(outside.any()):
         wrong = numbers[outside]
         ignored = "" if ignore_index is None else f" or ignore_index {ignore_index}"

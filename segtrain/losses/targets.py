@@ -61,18 +61,22 @@ def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore
     return _read_labels(target, num_classes, weight, ignore_index, torch.float32).weight
 
 
+def not_ignored(target: Tensor, ignore_index: int) -> Tensor:
+    """Where the target differs from `ignore_index`, bool in its shape."""
+    return (target if target.is_floating_point() else target.long()) != ignore_index  # uint8 would wrap -100 to 156
+
+
 def named_entries(target: Tensor, ignore_index: int) -> Tensor:
     """Which entries have a target, bool [B, *] (of one in the logits' shape: any channel has)."""
-    if target.is_floating_point():
-        return (target != ignore_index).any(1)
-    return target.long() != ignore_index
+    named = not_ignored(target, ignore_index)
+    return named.any(1) if target.is_floating_point() else named
 
 
 def _read_labels(
     target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
 ) -> Labels:
-    labels = target.long()  # uint8 would wrap -100 to 156
-    named = labels != ignore_index
+    labels = target.long()
+    named = not_ignored(labels, ignore_index)
     inside = (labels >= 0) & (labels < num_classes)
     safe = torch.where(inside & named, labels, 0)
     per_entry = named.to(dtype)

@@ -15,8 +15,9 @@ from typing import TextIO
 from tqdm import tqdm
 
 from segtrain.metrics import Evaluation
-from segtrain.observers.disk import Forgiving, append
+from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
+from segtrain.writing import append
 
 _WIDTH = 100  # of lines that are wrapped, where there is no terminal to ask
 _FEW_CLASSES = 32  # with more, only the worst are listed
@@ -52,16 +53,15 @@ class Console:
         *,
         steps: int,
         start_step: int = 0,
-        steps_per_epoch: int | None = None,
+        steps_per_epoch: float | None = None,
         monitor: str = "val/miou",
-        lower_is_better: bool = False,
         best: tuple[float, int] | None = None,
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._steps, self._per_epoch = log, steps, steps_per_epoch
-        self._monitor, self._sign, self._best = monitor, -1 if lower_is_better else 1, best
+        self._monitor, self._best = monitor, best
         self._stream = None if quiet else (stream or sys.stdout)
         self._clock = clock
         self._marks = deque[tuple[float, int]](maxlen=_RECENT + 1)
@@ -102,9 +102,6 @@ class Console:
         scores = [f"{name} {_short(report.scalars[tag])}" for tag, name in _SCORES.items() if tag in report.scalars]
         if self._monitor not in _SCORES and self._monitor in report.scalars:
             scores.append(f"{self._monitor} {_short(report.scalars[self._monitor])}")
-        averaged = report.scalars.get(self._monitor.replace("val/", "val_ema/", 1))
-        if averaged is not None and self._monitor.startswith("val/"):
-            scores.append(f"(ema {_short(averaged)})")
         self.line(_labelled("val", "  ".join([f"step {step}", *scores, *self._verdict(step, report)])))
         for text in _class_lines(report, shutil.get_terminal_size().columns if self._on_terminal() else _WIDTH):
             self.line(text)
@@ -119,7 +116,7 @@ class Console:
         """What is said of a step, each with its rank: the highest goes first where the terminal is narrow."""
         parts = list[tuple[str, int]]()
         if self._per_epoch:
-            parts.append((f"ep {(step - 1) // self._per_epoch + 1}", 5))
+            parts.append((f"ep {int((step - 1) / self._per_epoch) + 1}", 5))
         if "train/loss" in scalars:
             parts.append((f"loss {_short(scalars['train/loss'])}", 0))
         for tag, form, rank in (
@@ -152,7 +149,7 @@ class Console:
         value = report.scalars.get(self._monitor)
         if value is None:
             return
-        if value == value and (self._best is None or self._sign * value > self._sign * self._best[0]):
+        if value == value and (self._best is None or value > self._best[0]):
             self._best = value, step
             yield f"best ↑ {_short(value)}"
         elif self._best is not None:

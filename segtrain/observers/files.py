@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
-from segtrain.observers.disk import Forgiving, append, replace
+from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
 from segtrain.task import Task
+from segtrain.writing import append, replace
 
 _MEANS = {
     "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", "val/loss"),

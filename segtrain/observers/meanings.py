@@ -67,7 +67,7 @@ LAYOUT: dict[Kind, Charts] = {
     "segmentation": {
         **_MINING,
         "validation": {
-            "mIoU": [r"val/miou$", r"val_ema/miou$"],
+            "mIoU": [r"val/miou$"],
             "IoU of classes": [r"val/iou/"],
             "loss: of validation, of all training pixels": [r"val/loss$", r"train/loss_all$"],
         },

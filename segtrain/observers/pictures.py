@@ -27,8 +27,10 @@ from segtrain.observers.canvas import (
     contact_sheet,
     framed,
     hatched,
+    line,
     padded,
     sheet,
+    stacked,
     swatch,
     text_width,
     titled,
@@ -99,6 +101,33 @@ def batch(images: Picture, targets: npt.NDArray[Any], ids: Sequence[str], task: 
             tiles.append(beside([titled("", shown, name), titled("label", label)]))
     entries = [] if task.kind == "classification" else _class_entries(task, set(np.unique(targets).tolist()))
     return sheet("A batch as the model sees it, after augmentation", [contact_sheet(tiles)], entries)
+
+
+def samples(images: Sequence[Picture], targets: Sequence[npt.NDArray[Any]], ids: Sequence[str], task: Task) -> Picture:
+    """Images of any sizes beside themselves under their labels, or with their classes in classification."""
+    tiles, seen = list[Picture](), set[int]()
+    for image, target, name in zip(images, targets, ids, strict=True):
+        shown = visible(image, smooth=True)
+        if task.kind == "classification":
+            tiles.append(stacked([titled("", shown, name), line(_class_of(int(target), task), 480)]))
+            continue
+        seen |= set(np.unique(target).tolist())
+        tinted = _tinted(shown, visible(target, smooth=False), task)
+        tiles.append(beside([titled("", shown, name), titled("label", tinted)], gap=2))
+    if task.kind == "classification":
+        return sheet("Images and their classes", [contact_sheet(tiles)], [])
+    return sheet("Images, and their labels over them", [contact_sheet(tiles)], _class_entries(task, seen))
+
+
+def _class_of(target: int, task: Task) -> str:
+    return f"{target} {task.classes[target]}" if 0 <= target < task.num_classes else "ignored"
+
+
+def _tinted(image: Picture, target: npt.NDArray[Any], task: Task) -> Picture:
+    """The image under the colours of its label, hatched where it is ignored. An outline would hide thin things."""
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed: Picture = (0.35 * gray + 0.65 * colored(target, task)).astype(np.uint8)
+    return mixed
 
 
 def of_evaluation(report: Evaluation) -> dict[str, Picture]:

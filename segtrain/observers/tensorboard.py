@@ -21,10 +21,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
-from segtrain.observers.disk import Forgiving, append
+from segtrain.observers.disk import Forgiving
 from segtrain.observers.meanings import LAYOUT, meaning
 from segtrain.observers.observer import SampleLoss
 from segtrain.task import Task
+from segtrain.writing import append
 
 
 class TensorBoard:

@@ -91,7 +91,7 @@ def test_resuming_with_another_criterion_is_refused(finished):
         (["criterion.top_pp=0.1"], "unknown key 'criterion.top_pp'; did you mean 'top_p'?"),
         (["criterion.top_p=25"], "override 'criterion.top_p=25': criterion: top_p 25"),
         (["train.steps=many"], "train.steps"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--config", "nowhere.yaml"], "'nowhere.yaml' does not exist"),
         (["--import", "no_such_module"], "--import no_such_module"),
         (["--device", "cuda:7"], "cuda:7"),
         (["--device", "abacus"], "not a device"),

@@ -50,6 +50,13 @@ def test_what_is_wrong_is_said(root: Path):
         camvid(root=root, split="train")
 
 
+def test_a_split_without_images_is_an_error(root: Path):
+    for file in (root / "val").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"CamVid holds no images of this split\. Found in .*: test/, testannot/"):
+        camvid(root=root, split="val")
+
+
 def test_a_label_beyond_void_is_an_error(root: Path, save):
     save("CamVid/trainannot/b.png", np.array([[0, 12, 255]], np.uint8))
     with pytest.raises(

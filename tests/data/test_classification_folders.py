@@ -102,6 +102,9 @@ def test_train_and_val_divide_the_training_images_by_class_and_by_name_alone(car
     assert names["train"] | names["val"] == names["trainval"]
     assert not names["train"] & names["val"]
     assert np.bincount([int(sample.target) for sample in map(parts["val"].__getitem__, range(6))]).tolist() == [2, 2, 2]
+    annotations(cars / "devkit" / "cars_train_annos.mat", ROWS[::-1])
+    turned = stanford_cars(root=cars, split="val")
+    assert {turned.path(i) for i in range(len(turned))} == names["val"]
     for gone in sorted(names["val"])[:2] + sorted(names["train"])[:3]:
         (cars / gone).unlink()
         names["val"].discard(gone)

@@ -1,11 +1,14 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from segtrain.data.combined import binary, concat
+from segtrain.data.combined import binary, concat, readable
+from segtrain.data.folder_pairs import folder_pairs
 from segtrain.data.labels import IGNORE, LabelSpec
 from segtrain.data.scenes import PERSON, POLE, Scenes, scenes
+from segtrain.errors import DataError
 
 
 def test_chosen_classes_become_one_and_all_others_another():
@@ -49,3 +52,36 @@ def test_only_data_sets_of_the_same_classes_are_joined():
         concat(of=[scenes(length=1), other])
     with pytest.raises(ValueError, match="nothing to join"):
         concat(of=[])
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, save) -> Path:
+    for index in range(6):
+        save(f"images/train/{index}.png", np.zeros((4, 4, 3), np.uint8))
+        save(f"masks/train/{index}.png", np.full((4, 4), 9 if index == 4 else 1, np.uint8))
+    (tmp_path / "images/train/1.png").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_cannot_be_read_are_left_out_and_listed(damaged: Path, workers: int):
+    source = folder_pairs(root=damaged, names=["a", "b"])
+    with pytest.warns(UserWarning, match=r"2 of 6 samples cannot be used:") as caught:
+        dataset = readable(of=source, workers=workers)
+    told = str(caught[0].message)
+    assert "1.png is empty (0 bytes)" in told
+    assert "4.png holds 9 (16 pixels)" in told
+    assert [dataset.path(i)[-5:] for i in range(len(dataset))] == ["0.png", "2.png", "3.png", "5.png"]
+    assert (dataset[3].target == 1).all()
+    assert (dataset.labels, dataset.kind) == (source.labels, source.kind)
+
+
+def test_more_bad_samples_than_allowed_are_an_error(damaged: Path):
+    source = folder_pairs(root=damaged, names=["a", "b"])
+    with pytest.raises(DataError, match="2 of 6 samples cannot be used") as caught:
+        readable(of=source, max_bad=1, workers=0)
+    assert caught.value.messages[-1] == "max_bad: 1 allows no more; mend them, or allow 2"
+
+
+def test_good_data_sets_stay_whole():
+    assert len(readable(of=scenes(length=5, size=(16, 16)), workers=0)) == 5

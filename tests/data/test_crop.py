@@ -93,3 +93,22 @@ def test_windows_of_one_class_are_drawn_again():
         ).target
         == IGNORE
     ).all()
+
+
+def test_an_image_smaller_than_the_window_lies_anywhere_in_it():
+    given = Sample(np.full((2, 2, 3), 9, np.uint8), np.ones((2, 2), np.uint8), "x")
+    crop = RandomScaleCrop(IGNORE, size=(4, 4), scale=(1.0, 1.0))
+    crops = [crop(given, np.random.default_rng(seed)) for seed in range(200)]
+    assert {tuple(np.argwhere(target == 1)[0]) for _, target, _ in crops} == {
+        (i, j) for i in range(3) for j in range(3)
+    }
+    for image, target, _ in crops:
+        assert np.array_equal(image[..., 0] == 9, target == 1)
+        assert (target == IGNORE).sum() == 12
+
+
+def test_labels_are_never_mixed():
+    checks = (np.indices((40, 40)).sum(axis=0) % 2 * 200).astype(np.uint8)
+    for scale in (0.3, 0.7, 1.3, 2.9):
+        crop = RandomScaleCrop(IGNORE, size=(30, 30), scale=(scale, scale))
+        assert set(np.unique(crop(scene(checks), np.random.default_rng(0)).target)) <= {0, 200, IGNORE}

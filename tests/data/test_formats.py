@@ -53,6 +53,11 @@ class TestCityscapes:
         assert np.array_equal(dataset[0].target, np.array(self.EXPECTED)[target])
         assert len(dataset.labels.names) == 19
 
+    def test_the_table_is_the_published_one(self):
+        train = "7 8 11 12 13 17 19 20 21 22 23 24 25 26 27 28 31 32 33"
+        expected = {int(raw): i for i, raw in enumerate(train.split())}
+        assert cityscapes.LABELS["labelIds"].table == {raw: expected.get(raw, 255) for raw in (*range(34), 255)}
+
     def test_converted_files_are_read_too(self, root: Path, save, street):
         name = "gtFine/train/ulm/ulm_000001_000019_gtFine_labelTrainIds.png"
         save(f"cityscapes/{name}", np.where(street[0][1] == IGNORE, IGNORE, street[0][1] + 12).astype(np.uint8))
@@ -207,9 +212,10 @@ class TestCocoPanoptic:
         assert check_labels(dataset).startswith("labels of 1 samples ok")
 
     def test_a_segment_without_information_is_an_error(self, root: Path, save):
-        save("coco/annotations/panoptic_val2017/000000000139.png", np.full((24, 32, 3), 9, np.uint8))
-        with pytest.raises(DataError, match=r"000000000139\.png holds segment 592137 \(768 pixels"):
-            coco_panoptic(root=root, split="val")[0]
+        for value, segment in ((9, 592137), (255, 16777215)):
+            save("coco/annotations/panoptic_val2017/000000000139.png", np.full((24, 32, 3), value, np.uint8))
+            with pytest.raises(DataError, match=rf"000000000139\.png holds segment {segment} \(768 pixels"):
+                coco_panoptic(root=root, split="val")[0]
         save("coco/annotations/panoptic_val2017/000000000139.png", np.full((24, 32), 9, np.uint8))
         with pytest.raises(DataError, match="is not RGB; segment ids are coded"):
             coco_panoptic(root=root, split="val")[0]
@@ -237,6 +243,7 @@ def test_coco_stuff_closes_the_gaps_between_its_values(tmp_path: Path, save):
         *("person", "fire hydrant", "stop sign", "toothbrush", "banner", "wood")
     ]
     assert len(dataset.labels.names) == len(set(dataset.labels.names)) == 171
+    assert set(range(182)) - dataset.labels.table.keys() == {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}
     raw[0] = 11
     save("coco_stuff/annotations/train2017/000000000009.png", raw)
     with pytest.raises(DataError, match=r"holds 11 \(32 pixels\)"):

@@ -3,11 +3,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segtrain.data.check import check_labels
 from segtrain.data.folder_pairs import folder_pairs
+from segtrain.data.labels import from_values
 from segtrain.data.scenes import scenes
 from segtrain.errors import DataError
+from segtrain.task import Sample
 
 
 @pytest.fixture
@@ -71,3 +74,33 @@ def test_no_more_samples_are_read_than_asked_for_and_they_are_spread(write):
 
     check_labels(Counting(), 5)
     assert Counting.read == [0, 25, 50, 74, 99]
+
+
+def test_masks_of_nothing_but_ignored_pixels_are_refused(tmp_path):
+    for kind, image in (("images", Image.new("RGB", (8, 8))), ("masks", Image.new("L", (8, 8), 255))):
+        (tmp_path / kind / "train").mkdir(parents=True)
+        image.save(tmp_path / kind / "train" / "a.png")
+    dataset = folder_pairs(root=tmp_path, names=["road", "car"])
+    with pytest.raises(DataError, match="nothing but ignored pixels"):
+        check_labels(dataset)
+
+
+class Strange:
+    """A data set of somebody's own, with a train id that is no class."""
+
+    kind = "segmentation"
+    labels = from_values({0: "a", 1: "b"}, {})
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return Sample(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 7, np.uint8), "mine/0")
+
+    def path(self, index):
+        return "mine/0"
+
+
+def test_a_train_id_that_is_no_class_is_found():
+    with pytest.raises(DataError, match="mine/0: holds the train ids 7; the 2 classes have"):
+        check_labels(Strange())

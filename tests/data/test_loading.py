@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.data.crop import RandomScaleCrop
+from segtrain.data.feed import num_workers
 from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
-from segtrain.data.loading import num_workers, train_loader, val_loader
+from segtrain.data.loading import train_loader, val_loader
 from segtrain.data.scenes import scenes
 from segtrain.errors import DataError
 from segtrain.registry import TRANSFORMS
@@ -96,6 +97,17 @@ def test_each_epoch_has_its_own_order_and_its_own_augmentations(workers: int):
     assert {batch.ids for batch in batches} == {batches[0].ids, batches[0].ids[::-1]}
     first = [batch.image[batch.ids.index(dataset.path(0))] for batch in batches]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(first, 2))
+
+
+def test_samples_of_one_epoch_have_augmentations_of_their_own():
+    corner = np.eye(2, dtype=np.uint8)[:1].repeat(2, axis=0)  # lighter on the left
+
+    class Same(Numbers):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(np.stack([corner] * 3, axis=2), corner, self.path(index))
+
+    batch = take(1, loader(Same(64), (TRANSFORMS["HorizontalFlip"](255, p=0.5),), batch_size=64).start(0))[0]
+    assert 12 < int((batch.target[:, 0, 0] == 1).sum()) < 52
 
 
 def test_another_seed_is_another_order():

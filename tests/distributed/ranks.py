@@ -5,25 +5,34 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
+from queue import Empty
 from typing import Any
 
 import torch
 
 
-def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returns on each of `world` ranks, by rank."""
+def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, joined: bool = True) -> list[Any]:
+    """What `function(*arguments)` returns on each of `world` ranks, by rank; not `joined`: it joins them itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = get_context("fork")
     results = context.Queue()
     workers = [
-        context.Process(target=_run, args=(rank, world, port, results, function, arguments)) for rank in range(world)
+        context.Process(target=_run, args=(rank, world, port, joined, results, function, arguments))
+        for rank in range(world)
     ]
     for worker in workers:
         worker.start()
     try:
-        answers = dict(results.get(timeout=120) for _ in workers)
+        answers: dict[int, Any] = {}
+        while len(answers) < world:
+            try:
+                rank, answer = results.get(timeout=1)
+                answers[rank] = answer
+            except Empty:
+                dead = {w.exitcode for w in workers if w.exitcode}
+                assert not dead, f"a rank died: {dead}"
     finally:
         for worker in workers:
             worker.join(10)
@@ -33,7 +42,9 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     return [answers[rank][1] for rank in range(world)]
 
 
-def _run(rank: int, world: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
+def _run(
+    rank: int, world: int, port: int, joined: bool, results: Any, function: Callable[..., Any], arguments: Any
+) -> None:
     from segtrain import distributed
 
     torch.set_num_threads(1)
@@ -46,7 +57,8 @@ def _run(rank: int, world: int, port: int, results: Any, function: Callable[...,
         "LOCAL_WORLD_SIZE": str(world),
     }
     try:
-        distributed.start("cpu", timeout_s=60)
+        if joined:
+            distributed.start("cpu", timeout_s=60)
         results.put((rank, (False, function(*arguments))))
         distributed.stop()
     except BaseException:

@@ -10,9 +10,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from ranks import on_ranks
 
-from segtrain import distributed
-from segtrain.build import build, register_components
+from segtrain import distributed, parallel
+from segtrain.build import First, build, register_components
 from segtrain.config import load
+from segtrain.data.loading import val_loader
+from segtrain.data.scenes import scenes
+from segtrain.errors import DataError
 from segtrain.task import Batch
 
 pytestmark = pytest.mark.distributed
@@ -47,7 +50,7 @@ def train(overrides, parts):
             share = slice(rank * 8 // world, (rank + 1) * 8 // world)
             mine.append(Batch(whole.image[share], whole.target[share], whole.ids[share]))
         learner.update(mine)
-    parameters = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    parameters = torch.cat([parallel.whole(p.detach()).flatten() for p in learner.model.parameters()])
     return parameters.numpy(), learner.read_logs()
 
 
@@ -75,6 +78,17 @@ def test_ranks_train_the_model_of_one_process(criterion, world, accumulate):
             assert theirs.get(tag) == pytest.approx(scalars.get(tag), abs=1e-9), tag
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("criterion", ["mined", "sum"])
+def test_shards_train_the_model_of_one_process(criterion, accumulate):
+    overrides = [f"criterion={CRITERIA[criterion]}"]
+    alone, scalars = train(overrides, accumulate)
+    for parameters, theirs in on_ranks(2, train, [*overrides, "train.strategy=fsdp"], accumulate):
+        np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
+        for tag in ("train/loss", "train/grad_norm", "mining/top_p_effective"):
+            assert theirs.get(tag) == pytest.approx(scalars.get(tag), abs=1e-9), tag
+
+
 def test_mining_on_each_rank_by_itself_trains_another_model():
     """What the equality above is worth: the usual way differs visibly."""
     alone, _ = train(["criterion={name: bootstrapped_ce, top_p: 0.2}"], 1)
@@ -89,12 +103,38 @@ def test_ranks_agree_on_an_encoder_that_rests_at_first():
         np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
 
 
+def messages_of_a_step(criterion):
+    """Bytes of each sum over ranks that the criterion of one step asks for."""
+    register_components(["tiny_components"])
+    built = build(*load(TINY, [f"criterion={criterion}"]), torch.device("cpu"))
+    batch, sizes, all_reduce = next(built.loader.start(0)), [], torch.distributed.all_reduce
+
+    def noting(tensor, *values):
+        sizes.append(tensor.nbytes)
+        return all_reduce(tensor, *values)
+
+    torch.distributed.all_reduce = noting
+    built.learner.update([batch])
+    return sizes
+
+
+def test_mining_over_ranks_sends_four_messages_more_than_a_mean_whatever_the_number_of_pixels():
+    assert on_ranks(2, messages_of_a_step, "{name: cross_entropy}") == [[8]] * 2
+    mined = [8, 16384, 16384, 8192, 8]  # valid pixels, a histogram per 11 bits of the losses, the mean's denominator
+    assert on_ranks(2, messages_of_a_step, "{name: bootstrapped_ce, top_p: 0.25}") == [mined] * 2
+
+
 def evaluate(val_length):
     register_components(["tiny_components"])
     config, source = load(TINY, [f"data.val.length={val_length}"])
     built = build(config, source, torch.device("cpu"))
     report = built.evaluator(built.learner.model, 0)
     return report.confusion, report.scalars["val/loss"], len(report.probes)
+
+
+def test_a_validation_set_without_images_is_refused():
+    with pytest.raises(DataError, match="the validation set is empty"):
+        val_loader(First(scenes(length=1), 0), batch_size=1)
 
 
 @pytest.mark.parametrize("val_length", [21, 1])

@@ -105,7 +105,11 @@ def test_the_hardest_finite_ones_can_be_skipped():
     assert share.nonzero().flatten().tolist() == [13, 14, 15, 16, 17]
     hardness[3] = math.nan
     assert select(hardest(0.25, None, "batch", 0.1), hardness).share[3] == 1
-    assert select(hardest(1.0, None, "batch", 0.1), torch.arange(20.0)).share.tolist() == [1.0] * 18 + [0.0] * 2
+    hardness[3] = math.inf
+    assert select(hardest(0.25, None, "batch", 0.1), hardness).share[3] == 1
+    rest = select(hardest(1.0, None, "batch", 0.1), torch.arange(2.0, 22.0))
+    assert rest.share.tolist() == [1.0] * 18 + [0.0] * 2
+    assert rest.threshold.tolist() == [2.0]
 
 
 def test_each_class_keeps_its_hardest_pixels():

@@ -66,6 +66,9 @@ def on_a_rank(rank, folder):
         with torch.no_grad():  # a validation of one rank waits for nobody
             if rank == 0:
                 results["validation", scene] = module(logits[mine], target[mine])
+        if rank == 0:
+            module.eval()(logits[mine], target[mine])
+            module.train()
         loss = module(logits[mine].requires_grad_(), target[mine])
         results["module", scene] = (loss.detach(), module.last.fraction)
     torch.save(results, Path(folder) / f"{rank}.pt")

@@ -209,6 +209,13 @@ def test_single_channels_can_be_ignored():
     same(L.bootstrapped_binary_cross_entropy_with_logits(logits, target, 0, 1.0, ignore_index=255), expected, logits)
 
 
+def test_labels_of_a_byte_are_not_taken_for_a_negative_ignore_index():
+    logits = torch.zeros(1, 200)
+    for target in (torch.tensor([156], dtype=torch.uint8), torch.tensor([156])):  # 156 - 256 = -100
+        assert L.cross_entropy(logits, target).item() == pytest.approx(math.log(200))
+        assert L.binary_cross_entropy_with_logits(logits, target).item() == pytest.approx(math.log(2))
+
+
 def test_binary_label_smoothing_draws_the_target_to_one_half():
     logits, _ = draw((6, 1))
     target = torch.arange(6) % 2

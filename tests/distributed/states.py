@@ -1,0 +1,26 @@
+"""Whether two checkpoints hold the same state, bit by bit."""
+
+import hashlib
+
+import torch
+
+from segtrain.checkpoint import load
+
+
+def digest(path):
+    """SHA-256 over every tensor, number and name of the training state in a checkpoint, RNG included."""
+    sha = hashlib.sha256()
+
+    def add(value, where):
+        if isinstance(value, dict):
+            for key in sorted(value, key=str):
+                add(value[key], f"{where}.{key}")
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                add(item, f"{where}.{index}")
+        else:
+            content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
+            sha.update(where.encode() + b"=" + content + b";")
+
+    add(load(path), "state")
+    return sha.hexdigest()
