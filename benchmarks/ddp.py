@@ -33,7 +33,14 @@ CRITERIA = {
     "segtrain, mined on each rank": "{name: bootstrapped_ce, top_p: 0.25, scope: rank}",
     "segtrain, mined over ranks": "{name: bootstrapped_ce, top_p: 0.25}",
 }
-COMMON = ["optimizer.clip_norm=null", "train.ema=null", "train.amp=off", "data.workers=0", "schedule=null"]
+COMMON = [
+    "optimizer.clip_norm=null",
+    "train.ema=null",
+    "validate.weights=raw",
+    "train.amp='off'",
+    "data.workers=0",
+    "schedule=null",
+]
 
 
 def main() -> None:

@@ -101,7 +101,8 @@ def test_a_window_reads_each_shard_in_one_stretch(folder):
     spans = [np.flatnonzero(of_shard == shard) for shard in range(len(files(folder)))]
     largest = max(shard.samples for shard in dataset.described.shards)
     assert all(span.max() - span.min() < 2 * largest for span in spans)
-    assert not np.array_equal(order, dataset.order(np.random.default_rng(1)))
+    firsts = {int(dataset.described.rows[dataset.order(np.random.default_rng(seed))[0], 0]) for seed in range(20)}
+    assert len(firsts) > 3, "the shards themselves come in another order each time"
 
 
 def test_shards_may_lie_on_several_disks(folder, tmp_path):

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ranks import on_ranks
 
 from segtrain import distributed, parallel
-from segtrain.build import First, build, register_components
+from segtrain.build import build, first, register_components
 from segtrain.config import load
 from segtrain.data.loading import val_loader
 from segtrain.data.scenes import scenes
@@ -134,7 +134,7 @@ def evaluate(val_length):
 
 def test_a_validation_set_without_images_is_refused():
     with pytest.raises(DataError, match="the validation set is empty"):
-        val_loader(First(scenes(length=1), 0), batch_size=1)
+        val_loader(first(scenes(length=1), 0), batch_size=1)
 
 
 @pytest.mark.parametrize("val_length", [21, 1])
