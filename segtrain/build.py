@@ -39,7 +39,7 @@ from segtrain.learner import Learner
 from segtrain.losses.criterion import Criterion, as_criterion
 from segtrain.losses.weights import FromLabels, from_labels
 from segtrain.metrics import scores_to_maximise
-from segtrain.optim import parameter_groups
+from segtrain.optim import Encoder, parameter_groups
 from segtrain.precision import Precision, precision
 from segtrain.registry import (
     CRITERIA,
@@ -291,7 +291,7 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
     if config.train.strategy == "fsdp":
         for module in [model] + ([ema.module] if ema is not None else []):
             parallel.sharded(module, device)
-    with maker.at("optimizer"):
+    with maker.at("optimizer", ("encoder_lr", "freeze_encoder")):
         params = config.optimizer.component.params
         groups = parameter_groups(
             model,
@@ -300,6 +300,7 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
             encoder_lr=config.optimizer.encoder_lr,
             no_decay=config.optimizer.no_decay,
         )
+        encoder = Encoder(model, freeze_encoder=maker.steps(config.optimizer.freeze_encoder))
         maker.context[OPTIMIZERS] = (groups,)
         optimizer = maker.make(config.optimizer.component)
     return Learner(
@@ -309,7 +310,7 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         learning_rate(config, maker),
         precision=accuracy,
         clip_norm=config.optimizer.clip_norm,
-        freeze_encoder=maker.steps(config.optimizer.freeze_encoder),
+        encoder=encoder,
         ema=ema,
         guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
         forward=wrapped(model, config, device),

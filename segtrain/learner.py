@@ -38,7 +38,7 @@ class Learner:
         *,
         precision: Precision,
         clip_norm: float | None = None,
-        freeze_encoder: int = 0,
+        encoder: Encoder | None = None,
         ema: ModelEmaV3 | None = None,
         guard: FiniteGuard | None = None,
         forward: nn.Module | None = None,
@@ -51,8 +51,7 @@ class Learner:
         self.precision = precision
         self.scaler = precision.scaler()
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
-        self.freeze_encoder = freeze_encoder  # steps in which only the rest of the model learns
-        self.encoder = Encoder(model)
+        self.encoder = encoder or Encoder(model)  # at rest in the first steps
         self.ema = ema
         self.guard = guard or FiniteGuard()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -63,8 +62,7 @@ class Learner:
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimizer step over micro-batches; returns the logits of the last one."""
         self.forward.train()
-        if frozen := self.step < self.freeze_encoder:
-            self.encoder.keep_statistics()
+        self.encoder.keep_statistics(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.lr(self.step)
         logs: Logs = {}
@@ -75,8 +73,7 @@ class Learner:
                 loss = self.criterion(logits, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             _add(logs, loss.logs)
-        if frozen:
-            self.encoder.drop_gradients()
+        self.encoder.drop_gradients(self.step)
         self.scaler.unscale_(self.optimizer)
         norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         if self._takes_step(norm, batches):

@@ -74,29 +74,36 @@ def encoder_test(model: nn.Module) -> Callable[[str], bool]:
 
 
 class Encoder:
-    """The encoder of a model, to be kept as it is for a while: no gradients, no new statistics.
+    """The encoder of a model, at rest in the first `freeze_encoder` steps: no gradients, no new statistics.
 
     The gradients are computed and dropped, not switched off: ranks that exchange gradients expect all of them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, freeze_encoder: int = 0) -> None:
         in_encoder = encoder_test(model)
-        self.parameters = [parameter for name, parameter in model.named_parameters() if in_encoder(name)]
-        self.norms = [
+        self._frozen = freeze_encoder
+        self._parameters = [parameter for name, parameter in model.named_parameters() if in_encoder(name)]
+        self._norms = [
             module
             for name, module in model.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and in_encoder(f"{name}.weight")
         ]
+        if freeze_encoder and not self._parameters:
+            raise ValueError(
+                f"freeze_encoder {freeze_encoder} has nothing to act on; this model has no encoder; remove it"
+            )
 
-    def keep_statistics(self) -> None:
-        """Let batch normalisation use the running statistics and leave them alone, until the next `model.train()`."""
-        for norm in self.norms:
-            norm.eval()
+    def keep_statistics(self, step: int) -> None:
+        """While at rest, let batch normalisation use its running statistics as they are; `model.train()` undoes it."""
+        if step < self._frozen:
+            for norm in self._norms:
+                norm.eval()
 
-    def drop_gradients(self) -> None:
-        """Without a gradient an optimizer leaves a parameter alone: no decay, no momentum."""
-        for parameter in self.parameters:
-            parameter.grad = None
+    def drop_gradients(self, step: int) -> None:
+        """While at rest, have none: an optimizer leaves a parameter without gradient alone, no decay, no momentum."""
+        if step < self._frozen:
+            for parameter in self._parameters:
+                parameter.grad = None
 
 
 def by_name(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Any]:

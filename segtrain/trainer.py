@@ -18,6 +18,7 @@ from segtrain.learner import Learner
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
+from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 
 
@@ -94,6 +95,7 @@ class Trainer:
         self.judge_ema = judge_ema and learner.ema is not None
         self.save = save
         self.observers = observers
+        self.samples = SampleLosses(learner.criterion)
         self.best = Best(monitor)
         self.stop_signal = 0  # set by a signal handler: the current step is finished, the state is saved
 
@@ -109,6 +111,8 @@ class Trainer:
             logits = learner.update(batches)
             clock.count(sum(len(batch.ids) for batch in batches))
             step, last, moved = learner.step, learner.step == self.steps, learner.step > before
+            if moved and self.observers:
+                self.samples.see(logits, batches[-1], step)
             if moved and (last or step % self.every.log == 0):
                 self._log(clock, logits, batches[-1])
             del logits, batches  # a full-resolution tensor must not live through the next step
@@ -130,8 +134,10 @@ class Trainer:
         if seen is not None:
             scalars |= {name: float(value) for name, value in seen.scalars.items()}
         scalars |= clock.read()
+        samples = self.samples.read()
         for observer in self.observers:
             observer.on_step(self.learner.step, scalars)
+            observer.on_samples(self.learner.step, samples)
 
     def _validate(self) -> None:
         self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint

@@ -2,8 +2,10 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # tiny_components, reference
@@ -43,3 +45,36 @@ def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{HERE.parent}{os.pathsep}{HERE}")
     return tmp_path
+
+
+COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 40, 50)}
+
+
+@pytest.fixture
+def colors(in_tmp):
+    """colors/{train,val}/<class>/*.png in the current directory: images of different sizes, each of one colour."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, color in COLORS.items():
+            folder = in_tmp / "colors" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                size = (*rng.integers(18, 30, 2), 3)
+                image = np.clip(rng.normal(color, 20, size), 0, 255).astype(np.uint8)
+                Image.fromarray(image).save(folder / f"{index}.png")
+    return in_tmp / "colors"
+
+
+@pytest.fixture
+def classifier(colors):
+    """Builds tests/tiny_classifier.yaml with overrides, on the images of `colors`."""
+    from segtrain.build import Limits, build, register_components
+    from segtrain.config import load
+
+    register_components(["tiny_components"])
+
+    def make(*overrides, **limits):
+        config, source = load(HERE / "tiny_classifier.yaml", overrides)
+        return build(config, source, torch.device("cpu"), Limits(**limits))
+
+    return make

@@ -60,3 +60,11 @@ def test_probes_are_the_same_images_every_time_and_show_what_is_mined(tiny):
 def test_a_criterion_that_does_not_mine_has_no_overlay(tiny):
     built = tiny("criterion={name: cross_entropy}")
     assert built.evaluator(built.learner.model, 0).probes[0].mined is None
+
+
+def test_segmentation_can_be_validated_at_another_size_of_image_and_label(tiny):
+    built = tiny("data.val_prepare=[{name: Resize, height: 12, width: 16}]")
+    report = built.evaluator(built.learner.model, 0)
+    assert report.confusion.sum() <= 5 * 12 * 16
+    assert report.probes[0].image.shape == (12, 16, 3)
+    assert report.probes[0].target.shape == (12, 16)

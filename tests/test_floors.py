@@ -41,10 +41,12 @@ FLOORS = {
     "losses.terms": 2,
     "observers": 2,
     "losses": 3,
+    "samples": 4,
     "learner": 4,
     "trainer": 4,
     "evaluator": 4,
     "build": 5,
+    "trained": 5,
     "cli": 6,
 }
 

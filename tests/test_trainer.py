@@ -16,6 +16,9 @@ class Recorder:
     def on_step(self, step, scalars):
         self.steps.append((step, dict(scalars)))
 
+    def on_samples(self, step, samples):
+        assert not samples, "pixels are too many to be told one by one"
+
     def on_evaluation(self, step, report):
         self.evaluations.append((step, report))
 

@@ -26,3 +26,22 @@ def tiny(
     channels: int, *, width: int = 4, dropout: float = 0.0, double: bool = False, batch_norm: bool = False
 ) -> TinyModel:
     return TinyModel(channels, width, dropout, batch_norm).to(torch.float64 if double else torch.float32)
+
+
+class TinyClassifier(nn.Module):
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Linear(width, channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.encoder(image.float() / 127.5 - 1).mean((2, 3)))
+
+    def in_encoder(self, name: str) -> bool:
+        return name.startswith("encoder.")
+
+
+@MODELS.register("tiny_classifier")
+def tiny_classifier(channels: int, *, width: int = 8) -> TinyClassifier:
+    """One convolution and the mean of its features."""
+    return TinyClassifier(channels, width)

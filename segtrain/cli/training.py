@@ -231,7 +231,13 @@ class Job:
         complete = {
             **state,
             "config": made_from(self.config, self.args),
-            "task": {"kind": task.kind, "classes": list(task.classes), "palette": [list(c) for c in task.palette]},
+            "task": {
+                "kind": task.kind,
+                "classes": list(task.classes),
+                "palette": [list(c) for c in task.palette],
+                "ignore_index": task.ignore_index,
+                "link": self.built.learner.criterion.link,
+            },
         }
         if name == "best":
             checkpoint.save(folder / "best.pt", complete)

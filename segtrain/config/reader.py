@@ -84,6 +84,16 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] =
     return config, Source(Path(path), tuple(overrides), config, root)
 
 
+def restore(tree: Any, path: Path) -> tuple[Config, Source]:
+    """The config that `plain_config` made `tree` of, as a checkpoint at `path` holds it; ConfigError if it is none."""
+    root = parse(to_yaml(tree).encode(), str(path))
+    checker = Checker(_homes(Config))
+    config = checker.check(Config, root, "")
+    if checker.problems:
+        raise ConfigError(*capped([str(problem) for problem in checker.problems]))
+    return config, Source(path, (), config, root)
+
+
 def read(path: Path, asked: str = "", children: tuple[str, ...] = ()) -> Node:
     """The tree of a file, merged over the file that its `_base_` names.
 

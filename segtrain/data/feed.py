@@ -90,11 +90,19 @@ def one_batch(samples: Sequence[Sample | DataError]) -> Batch | DataError:
 
 
 def batches_by_size(samples: Sequence[Sample | DataError]) -> list[Batch] | DataError:
-    """The samples in batches of one size each, in order of appearance; or the first error among them."""
-    groups: dict[tuple[int, ...], list[Sample]] = {}
+    """The samples in batches of one size each, see `by_size`; or the first error among them."""
+    fine: list[Sample] = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
+        fine.append(sample)
+    return by_size(fine)
+
+
+def by_size(samples: Sequence[Sample]) -> list[Batch]:
+    """The samples in batches of one size each, in order of appearance."""
+    groups: dict[tuple[int, ...], list[Sample]] = {}
+    for sample in samples:
         groups.setdefault(sample.image.shape, []).append(sample)
     return [_stack(group) for group in groups.values()]
 

@@ -120,6 +120,18 @@ class Criterion(nn.Module):
                 return inspect_mining(maps[part.rank_by], selection, logits, target, self.task)
         return None
 
+    @torch.no_grad()
+    def by_sample(self, logits: Tensor, target: Tensor, step: int) -> Tensor | None:
+        """Of each sample of a classification [B, C]: its hardness, and its share in what this rank alone would mine.
+
+        float32 [2, B]; None if no term has a value per sample. The first mined term counts, or else the first.
+        """
+        parts = [part for part in self.parts if isinstance(part, PixelTerms)]
+        for part in sorted(parts, key=lambda part: not part.mined)[:1]:
+            maps, selection = part.select(logits, target, step, over_ranks=False)
+            return torch.stack([maps[part.rank_by].hardness.float(), selection.share.float()])
+        return None
+
     def _entries(self, target: Tensor) -> dict[str, Tensor]:
         named = named_entries(target, self.task.ignore_index)
         valid = named.sum()

@@ -13,21 +13,21 @@ import torchvision
 from torch import nn
 
 from segtrain.errors import did_you_mean
-from segtrain.models.common import IMAGENET_MEAN, IMAGENET_STD, ImageModel, fetching, load_file
+from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
 from segtrain.registry import MODELS
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
 
 @MODELS.register("torchvision")
-def torchvision_classifier(channels: int, *, arch: str = "resnet18", weights: str | None = "imagenet") -> ImageModel:
+def torchvision_classifier(channels: int, *, arch: str = "resnet18", weights: Pretrained = "imagenet") -> ImageModel:
     """A classifier of torchvision. `weights`: imagenet, the path of a file, or null; the head is always new."""
     if arch not in TORCHVISION:
         raise ValueError(f"unknown arch '{arch}'{did_you_mean(arch, TORCHVISION)}")
     options: dict[str, bool] = {}
     if arch in ("googlenet", "inception_v3"):
-        # auxiliary heads would return a second output; the published weights expect a normalisation of their own
-        options = {"aux_logits": False, "init_weights": weights is None, "transform_input": weights is not None}
+        # auxiliary heads would return a second output; the normalisation is ours
+        options = {"aux_logits": False, "init_weights": weights is None, "transform_input": False}
     net = torchvision.models.get_model(arch, weights=None, num_classes=channels, **options)
     head = _last_layer(net)
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -40,12 +40,14 @@ def torchvision_classifier(channels: int, *, arch: str = "resnet18", weights: st
         load_file(net, path, "weights", new=head)
     elif weights is not None:
         load_file(net, weights, "weights", new=head)
+    if weights is not None and arch in ("googlenet", "inception_v3"):
+        mean, std = HALF, HALF  # what these were trained with, though their published description says otherwise
     return ImageModel(net, mean=mean, std=std, head=head)
 
 
 @MODELS.register("timm")
 def timm_classifier(
-    channels: int, *, arch: str = "resnet18", weights: str | None = "imagenet", options: dict[str, Any] | None = None
+    channels: int, *, arch: str = "resnet18", weights: Pretrained = "imagenet", options: dict[str, Any] | None = None
 ) -> ImageModel:
     """A classifier of timm. `weights`: imagenet (those of the name's tag), a file, or null; the head is always new.
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import huggingface_hub.constants
@@ -19,6 +20,14 @@ from segtrain.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+class StartingWeights:
+    """Marks a parameter that says which weights a model starts from; whoever has better ones sets it to None."""
+
+
+Pretrained = Annotated[str | None, StartingWeights]
 _AROUND = ("", "net.", "encoder.", "net.encoder.", "model.encoder.")  # what whole models call the part that is wanted
 
 

@@ -13,7 +13,7 @@ from segmentation_models_pytorch.encoders import encoders as _encoders
 from segmentation_models_pytorch.encoders import get_preprocessing_params
 
 from segtrain.errors import did_you_mean
-from segtrain.models.common import IMAGENET_MEAN, IMAGENET_STD, ImageModel, fetching, load_file
+from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
 from segtrain.registry import MODELS
 
 ARCHITECTURES: dict[str, Any] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
@@ -23,7 +23,6 @@ _NOT_OPTIONS = {
     *("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes"),
     *("activation", "aux_params", "upsampling"),
 }
-_HALF = (0.5, 0.5, 0.5)
 
 
 @MODELS.register("smp")
@@ -32,7 +31,7 @@ def encoder_decoder(
     *,
     arch: str = "unet",
     encoder: str = "resnet34",
-    encoder_weights: str | None = "imagenet",
+    encoder_weights: Pretrained = "imagenet",
     decoder: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
 ) -> ImageModel:
@@ -137,4 +136,4 @@ def _statistics(encoder: str, weights: str | None, named: Any) -> tuple[Sequence
         settings = get_preprocessing_params(encoder, named)
         return settings["mean"], settings["std"]
     inception = encoder in ("inceptionv4", "inceptionresnetv2", "xception") or "tf_efficientnet_lite" in encoder
-    return (_HALF, _HALF) if inception and weights is not None else (IMAGENET_MEAN, IMAGENET_STD)
+    return (HALF, HALF) if inception and weights is not None else (IMAGENET_MEAN, IMAGENET_STD)

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from segtrain.metrics import Evaluation
 from segtrain.observers.disk import Forgiving
+from segtrain.observers.observer import SampleLoss
 from segtrain.writing import append
 
 _WIDTH = 100  # of lines that are wrapped, where there is no terminal to ask
@@ -93,6 +94,9 @@ class Console:
                 self._bar = self._new_bar(columns)
             self._bar.ncols, self._bar.n = columns, step
             self._bar.set_description_str(self._encodable(_squeezed(parts, columns - 18 - len(counted))))
+
+    def on_samples(self, step: int, samples: Sequence[SampleLoss]) -> None:
+        """Single samples are for files."""
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         scores = [f"{name} {_short(report.scalars[tag])}" for tag, name in _SCORES.items() if tag in report.scalars]

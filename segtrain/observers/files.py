@@ -8,12 +8,14 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving
+from segtrain.observers.observer import SampleLoss
 from segtrain.task import Task
 from segtrain.writing import append, replace
 
@@ -22,16 +24,20 @@ _MEANS = {
     "classification": ("val/top1", "val/top5", "val/macc", "val/nll", "val/ece", "val/loss"),
 }
 
+_HARDEST = 1000  # rows of hardest.csv
+
 
 class Files:
     """Writes metrics.csv (one row per evaluation), steps.jsonl (one line per log interval) and val/*.jpg.
 
+    In classification also hardest.csv: the training samples with the largest mean loss since the process began.
     A run that goes on from `start_step` finished steps keeps what was written up to there; the rest is written again.
     """
 
     def __init__(self, folder: Path, task: Task, *, start_step: int = 0) -> None:
         self._csv, self._steps, self._pictures = folder / "metrics.csv", folder / "steps.jsonl", folder / "val"
-        self._forgiving = {path: Forgiving(path) for path in (self._csv, self._steps, self._pictures)}
+        self._samples, self._hardest = folder / "hardest.csv", dict[str, _Sights]()
+        self._forgiving = {path: Forgiving(path) for path in (self._csv, self._steps, self._pictures, self._samples)}
         self._columns, self._rows = _header(task), list[dict[str, str]]()
         with self._forgiving[self._csv]():
             if start_step > 0 and self._csv.exists():
@@ -46,11 +52,18 @@ class Files:
         with self._forgiving[self._steps]():
             append(self._steps, (json.dumps({"step": step, **finite}) + "\n").encode())
 
+    def on_samples(self, step: int, samples: Sequence[SampleLoss]) -> None:
+        for one in samples:
+            self._hardest[one.id] = self._hardest.get(one.id, _Sights()).and_(one)
+
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         self._columns += [tag for tag in report.scalars if tag not in self._columns]
         self._rows.append({"step": str(step), **{tag: repr(float(value)) for tag, value in report.scalars.items()}})
         with self._forgiving[self._csv]():
             self._write_csv()
+        if self._hardest:
+            with self._forgiving[self._samples]():
+                replace(self._samples, _hardest(self._hardest, report.classes).encode())
         with self._forgiving[self._pictures]():
             for tag, picture in pictures.of_evaluation(report).items():
                 name = tag.removeprefix("val/").replace("/", "-")
@@ -88,6 +101,29 @@ class Files:
         table.writeheader()
         table.writerows(self._rows)
         replace(self._csv, text.getvalue().encode())
+
+
+class _Sights(NamedTuple):
+    """What is known of a training sample from having seen it some times."""
+
+    seen: int = 0
+    mined: float = 0.0
+    loss: float = 0.0
+    last: SampleLoss = SampleLoss("", 0, 0, 0.0, 0.0)
+
+    def and_(self, one: SampleLoss) -> _Sights:
+        return _Sights(self.seen + 1, self.mined + one.share, self.loss + one.loss, one)
+
+
+def _hardest(sights: Mapping[str, _Sights], classes: Sequence[str]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "label", "last_prediction", "seen", "mined", "mean_loss", "last_loss"])
+    for of in sorted(sights.values(), key=lambda of: -of.loss / of.seen)[:_HARDEST]:
+        last = of.last
+        numbers = [f"{value:.4g}" for value in (of.mined / of.seen, of.loss / of.seen, last.loss)]
+        table.writerow([last.id, classes[last.label], classes[last.prediction], of.seen, *numbers])
+    return text.getvalue()
 
 
 def _header(task: Task) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from segtrain.metrics import Evaluation
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.meanings import LAYOUT, meaning
+from segtrain.observers.observer import SampleLoss
 from segtrain.task import Task
 from segtrain.writing import append
 
@@ -56,6 +57,9 @@ class TensorBoard:
 
     def on_step(self, step: int, scalars: Mapping[str, float]) -> None:
         self._add(step, *(self._described(Summary.Value(tag=tag, simple_value=scalars[tag])) for tag in scalars))
+
+    def on_samples(self, step: int, samples: Sequence[SampleLoss]) -> None:
+        """Single samples are for files."""
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         self.on_step(step, report.scalars)

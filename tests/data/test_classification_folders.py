@@ -114,6 +114,37 @@ def test_train_and_val_divide_the_training_images_by_class_and_by_name_alone(car
         stanford_cars(root=cars, split="val")
 
 
+def test_another_seed_divides_otherwise_and_the_division_is_told(cars: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "segtrain")
+    parts = []
+    for seed in (0, 1):
+        val, train = (stanford_cars(root=cars, split=split, val_seed=seed) for split in ("val", "train"))
+        assert (len(val), len(train)) == (6, 24)
+        parts.append({val.path(i) for i in range(len(val))})
+        assert not parts[-1] & {train.path(i) for i in range(len(train))}
+    assert parts[0] != parts[1]
+    assert "val is 6 of the 30 training images: val_share 0.2 of each class is val" in caplog.messages[0]
+    assert "val_seed 1" in caplog.messages[-1]
+
+
+def test_left_out_images_are_counted_and_told(cars: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "segtrain")
+    (cars / "cars_train" / "00004.jpg").unlink()
+    assert len(stanford_cars(root=cars, split="trainval", missing="skip")) == 29
+    assert caplog.messages == [f"{cars}: 1 of 30 images are missing and left out: cars_train/00004.jpg"]
+
+
+def test_classes_without_images_can_be_left_out_and_the_others_keep_their_order(cars: Path):
+    for row in ROWS[1::3]:
+        (cars / "cars_train" / row[-1]).unlink()
+    for split in ("train", "val", "trainval"):
+        dataset = stanford_cars(root=cars, split=split, missing="skip", classes="present")
+        assert dataset.labels.names == ("AM General Hummer SUV 2000", "smart fortwo 2012")
+        assert {item.label for item in dataset.items} == {0, 1}
+    assert [int(dataset[i].target) for i in range(4)] == [0, 1, 0, 1]
+    assert len(stanford_cars(root=cars, missing="skip").labels.names) == 3
+
+
 def test_the_doubled_folder_of_kaggle_is_found(cars: Path):
     (cars / "cars_train").rename(cars / "inner")
     (cars / "cars_train").mkdir()

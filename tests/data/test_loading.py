@@ -239,3 +239,18 @@ def test_auto_leaves_a_small_machine_to_training(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
     assert num_workers("auto") == 7
     assert num_workers(5) == 5
+
+
+def test_what_is_prepared_for_evaluation_is_the_same_every_time_and_for_chosen_samples():
+    crop = RandomScaleCrop(255, size=(3, 3), scale=(0.5, 2.0))
+    loader = val_loader(Numbers(5, ((4, 5), (6, 3))), [crop], batch_size=2, workers=0)
+    first, again = list(loader), list(loader)
+    assert all(
+        torch.equal(a.image, b.image) and torch.equal(a.target, b.target) for a, b in zip(first, again, strict=True)
+    )
+    images: dict[str, torch.Tensor] = {}
+    for batch in first:
+        images |= zip(batch.ids, batch.image, strict=True)
+    (chosen,) = loader.some([4, 1])
+    assert chosen.image.shape == (2, 3, 3, 3)
+    assert all(torch.equal(image, images[name]) for name, image in zip(chosen.ids, chosen.image, strict=True))

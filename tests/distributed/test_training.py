@@ -96,6 +96,13 @@ def test_mining_on_each_rank_by_itself_trains_another_model():
     assert np.abs(parameters - alone).max() > 1e-3
 
 
+def test_ranks_agree_on_an_encoder_that_rests_at_first():
+    overrides = ["criterion={name: cross_entropy}", "optimizer.freeze_encoder=9"]
+    alone, _ = train(overrides, 2)
+    for parameters, _ in on_ranks(2, train, overrides, 2):
+        np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
+
+
 def messages_of_a_step(criterion):
     """Bytes of each sum over ranks that the criterion of one step asks for."""
     register_components(["tiny_components"])

@@ -40,6 +40,20 @@ def test_images_are_normalised_inside(library):
         torch.testing.assert_close(model(images()), model.net((images() / 255 - mean) / std), rtol=1e-4, atol=1e-5)
 
 
+def test_googlenet_is_normalised_as_its_published_weights_expect(tmp_path):
+    theirs = torchvision.models.googlenet(num_classes=7, aux_logits=False, init_weights=False, transform_input=True)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = torchvision_classifier(7, arch="googlenet", weights=str(tmp_path / "weights.pth"))
+    ours.net.fc.load_state_dict(theirs.fc.state_dict())
+    again = torchvision_classifier(7, arch="googlenet", weights=None)
+    again.load_state_dict(ours.state_dict())
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = theirs.eval()((images() / 255 - mean) / std)
+        for model in (ours, again):
+            torch.testing.assert_close(model.eval()(images()), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "vgg11", "densenet121", "mobilenet_v3_small", "swin_t", "googlenet"])
 def test_only_the_last_layer_of_a_classifier_is_its_head(arch):
     with torch.device("meta"):
