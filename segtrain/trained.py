@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from segtrain.build import Maker
 from segtrain.checkpoint import load
 from segtrain.config import Component, Config
 from segtrain.config.reader import restore
 from segtrain.data.transforms import Transform
 from segtrain.errors import CheckpointError
+from segtrain.maker import Maker
 from segtrain.models.common import StartingWeights
 from segtrain.precision import Precision, precision
 from segtrain.registry import MODELS, TRANSFORMS, parameters

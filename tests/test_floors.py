@@ -45,6 +45,7 @@ FLOORS = {
     "learner": 4,
     "trainer": 4,
     "evaluator": 4,
+    "maker": 5,
     "build": 5,
     "trained": 5,
     "cli": 6,

@@ -9,11 +9,12 @@ import random
 import cv2
 import numpy as np
 
-from segtrain.build import Maker, training_loader
+from segtrain.build import training_loader
 from segtrain.cli.data_common import component, opened, write_files
 from segtrain.config import Config
 from segtrain.data.dataset import Dataset
 from segtrain.errors import ConfigError
+from segtrain.maker import Maker
 from segtrain.observers import pictures
 from segtrain.task import Sample
 

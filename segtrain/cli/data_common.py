@@ -16,12 +16,13 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from segtrain.build import Maker, register_components
+from segtrain.build import register_components
 from segtrain.config import Component, Config, Source, load
 from segtrain.data.dataset import Dataset
 from segtrain.data.paths import MissingFilesError
 from segtrain.data.survey import Survey, chosen, looks, processes
 from segtrain.errors import DataError
+from segtrain.maker import Maker
 
 SPLITS = ("train", "val")
 

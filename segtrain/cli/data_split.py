@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.build import Maker
 from segtrain.cli.data_common import SPLITS, component, opened, percent, table, workers, write_files
 from segtrain.config import Component, Config
 from segtrain.data.dataset import Dataset
@@ -20,6 +19,7 @@ from segtrain.data.names import safe_names
 from segtrain.data.pairs import Pairs
 from segtrain.data.survey import looks
 from segtrain.errors import ConfigError, DataError
+from segtrain.maker import Maker
 
 PARTS = ("train", "val", "test")
 

@@ -180,7 +180,7 @@ def test_a_crashing_decoder_names_its_file(told, config, monkeypatch):
     monkeypatch.setattr(pairs, "read_image", crash)
     register_components()
     loaded, source = load(config)
-    from segtrain.build import Maker
+    from segtrain.maker import Maker
 
     dataset = Maker(source).make(loaded.data.train)
     seen = list(survey.looks(dataset, range(6), workers=2))
@@ -206,9 +206,9 @@ def test_stats_are_those_of_the_pixels(told, config):
 
 class TestBrowse:
     def test_augmented_is_what_the_first_batch_holds(self, told, config):
-        from segtrain.build import Maker
         from segtrain.cli.data_browse import _augmented
         from segtrain.cli.data_common import component
+        from segtrain.maker import Maker
 
         register_components()
         loaded, source = load(config)
