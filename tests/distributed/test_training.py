@@ -78,8 +78,10 @@ def test_ranks_train_the_model_of_one_process(criterion, world, accumulate):
             assert theirs.get(tag) == pytest.approx(scalars.get(tag), abs=1e-9), tag
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("criterion", ["mined", "sum"])
+@pytest.mark.parametrize(
+    ("criterion", "accumulate"),
+    [("mined", 3), *(pytest.param(*which, marks=pytest.mark.slow) for which in [("mined", 1), ("sum", 1), ("sum", 3)])],
+)
 def test_shards_train_the_model_of_one_process(criterion, accumulate):
     overrides = [f"criterion={CRITERIA[criterion]}"]
     alone, scalars = train(overrides, accumulate)
