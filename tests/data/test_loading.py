@@ -189,7 +189,7 @@ def test_loading_leaves_the_random_numbers_of_training_alone():
 
 
 @settings(max_examples=80, deadline=None)
-@given(samples=st.integers(0, 40), batch=st.integers(1, 6), world=st.integers(1, 8))
+@given(samples=st.integers(1, 40), batch=st.integers(1, 6), world=st.integers(1, 8))
 def test_evaluation_counts_each_image_once_on_any_number_of_ranks(samples: int, batch: int, world: int):
     dataset = Numbers(samples, ((2, 3), (2, 3), (4, 1)))
     seen = []
