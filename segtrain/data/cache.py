@@ -12,36 +12,20 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.data.dataset import Dataset
-from segtrain.data.labels import LabelSpec
+from segtrain.data.dataset import Dataset, Over
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
-from segtrain.task import Kind, Sample
+from segtrain.task import Sample
 
 
 @dataclass(frozen=True)
-class Cached:
+class Cached(Over):
     """The samples of another data set, written to `folder` when they are first read and mapped from there afterwards.
 
     Images and targets are read-only, and a transform that takes a window of them reads no more than that from disk.
     """
 
-    of: Dataset
     folder: Path
-
-    @property
-    def labels(self) -> LabelSpec:
-        return self.of.labels
-
-    @property
-    def kind(self) -> Kind:
-        return self.of.kind
-
-    def __len__(self) -> int:
-        return len(self.of)
-
-    def path(self, index: int) -> str:
-        return self.of.path(index)
 
     def __getitem__(self, index: int) -> Sample:
         name = hashlib.sha256(f"{self.path(index)} {self.labels}".encode()).hexdigest()[:32]

@@ -9,32 +9,19 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from segtrain.data.dataset import Dataset
-from segtrain.data.labels import LabelSpec
+from segtrain.data.dataset import Dataset, Over
 from segtrain.registry import DATASETS
-from segtrain.task import Kind, Sample
+from segtrain.task import Sample
 
 Side = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
-class CenterCrop:
+class CenterCrop(Over):
     """The samples of a classification data set, each image cut to its middle and scaled to one size."""
 
-    of: Dataset
     size: tuple[int, int]  # height, width
     share: float
-
-    @property
-    def labels(self) -> LabelSpec:
-        return self.of.labels
-
-    @property
-    def kind(self) -> Kind:
-        return self.of.kind
-
-    def __len__(self) -> int:
-        return len(self.of)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.of[index]
@@ -46,9 +33,6 @@ class CenterCrop:
         how = cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR
         scaled = cv2.resize(middle, self.size[::-1], interpolation=how)
         return sample._replace(image=np.asarray(scaled, np.uint8))
-
-    def path(self, index: int) -> str:
-        return self.of.path(index)
 
 
 @DATASETS.register("center_crop")

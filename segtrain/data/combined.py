@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from segtrain.data.check import look_at
-from segtrain.data.dataset import Dataset
+from segtrain.data.dataset import Dataset, Over
 from segtrain.data.feed import Workers
 from segtrain.data.labels import LabelSpec
 from segtrain.errors import DataError, did_you_mean
@@ -116,19 +116,10 @@ def concat(*, of: list[Inner]) -> Concatenated:
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(Over):
     """Some samples of a data set."""
 
-    of: Dataset
     indices: tuple[int, ...]
-
-    @property
-    def labels(self) -> LabelSpec:
-        return self.of.labels
-
-    @property
-    def kind(self) -> Kind:
-        return self.of.kind
 
     def __len__(self) -> int:
         return len(self.indices)

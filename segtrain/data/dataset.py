@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from segtrain.data.labels import LabelSpec
@@ -24,3 +25,24 @@ class Dataset(Protocol):
     def path(self, index: int) -> str:
         """Names the sample in messages without reading it: its file, or what stands for one."""
         ...
+
+
+@dataclass(frozen=True)
+class Over:
+    """A data set over another one: what it does not say of itself is as in the other. It adds how samples are read."""
+
+    of: Dataset
+
+    @property
+    def labels(self) -> LabelSpec:
+        return self.of.labels
+
+    @property
+    def kind(self) -> Kind:
+        return self.of.kind
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def path(self, index: int) -> str:
+        return self.of.path(index)

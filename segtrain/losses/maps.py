@@ -55,18 +55,6 @@ class PixelLoss(Protocol):
         """The `weight` of the map, [B, *], known without the logits."""
 
 
-class RegionLoss(Protocol):
-    """A loss of a whole region (image, batch): no pixel has a value of its own, so it cannot be mined."""
-
-    link: Link
-    name: str
-
-    def __call__(self, logits: Tensor, target: Tensor, *, over_ranks: bool = True) -> Reduced: ...
-
-    def mass(self, target: Tensor) -> Tensor:
-        """What this batch counts for beside others of the same step, float64 scalar."""
-
-
 class Reduction(Protocol):
     """Says which entries of a map are kept. It never knows which loss it reduces."""
 
