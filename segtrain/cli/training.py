@@ -47,7 +47,7 @@ def train(args: argparse.Namespace) -> int:
     notes = changes(start.state["config"], made_from(config, args), args.override_resume) if start.state else []
     with remarks() as told:
         built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
-    if weights := args.init or config.init:
+    if (weights := args.init or config.init) and start.state is None:  # a resumed run has weights of its own
         load_weights(built.learner, weights, args.init_skip)
     labels = distributed.from_main(lambda: check(built, everything=args.check_data))
     if args.dry_run:

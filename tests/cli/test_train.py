@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,13 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(finished):
     assert str(load("run/checkpoints/last.pt")["model"]) == str(load("half/checkpoints/last.pt")["model"])
     whole, parts = Path("run/metrics.csv").read_text(), Path("half/metrics.csv").read_text()
     assert whole == parts
+
+
+def test_a_resumed_run_does_not_need_the_weights_it_began_with(finished, in_tmp):
+    shutil.copy("run/checkpoints/last.pt", "first.pt")
+    assert main([*OURS, "--run-dir", "next", "train.steps=4", "init=first.pt"]) == 0
+    (in_tmp / "first.pt").unlink()
+    assert main([*OURS, "--run-dir", "next", "--resume", "auto", "train.steps=8", "init=first.pt"]) == 0
 
 
 def test_a_used_directory_is_refused(finished):
