@@ -5,16 +5,19 @@ A loss asks for a path for its logits; None means that the plain one is as good.
 
 from __future__ import annotations
 
+import functools
+import importlib
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from segtrain.losses.kernels import blocks
-from segtrain.losses.kernels.blocks import PixelMap
+from segtrain.losses.kernels.maps import PixelMap
 
-__all__ = ["PixelMap", "cross_entropy"]
+__all__ = ["PixelMap", "cross_entropy", "described"]
 
-_FEW_CLASSES = 4
-_SMALL = 1 << 18  # logits that stay in the cache on the plain path as well
+_SMALL = 1 << 18  # logits that stay in the cache of a CPU on the plain path as well
 
 
 def cross_entropy(
@@ -23,6 +26,25 @@ def cross_entropy(
     """The map of cross entropy with labels [B, *] for logits [B, C, *] that fit each other; ε goes to all classes."""
     if logits.dim() != 4 or torch.compiler.is_compiling() or torch.func.debug_unwrap(logits) is not logits:
         return None
-    if logits.device.type == "cpu" and logits.shape[1] >= _FEW_CLASSES and logits.numel() >= _SMALL:
+    if logits.device.type == "cpu" and logits.shape[1] > 1 and logits.numel() >= _SMALL:
         return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing)
+    if logits.device.type == "cuda" and logits.dtype != torch.float64 and (gpu := _triton()) is not None:
+        kernel: PixelMap = gpu.cross_entropy(logits, target, weight, ignore_index, smoothing)
+        return kernel
     return None
+
+
+def described(device: torch.device) -> str:
+    """How cross entropy of large logits is computed on this device, in a few words for a log."""
+    if device.type == "cpu":
+        return f"block by block on the CPU (plain torch from less than {_SMALL:,} logits)"
+    return "Triton kernels" if device.type == "cuda" and _triton() is not None else "plain torch"
+
+
+@functools.cache
+def _triton() -> Any:
+    """The GPU's kernels, None where Triton is not installed."""
+    try:
+        return importlib.import_module("segtrain.losses.kernels.gpu")
+    except ImportError:
+        return None

@@ -8,25 +8,17 @@ all blocks share their buffers. Plain torch, no compiler.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from segtrain.losses.kernels.maps import PixelMap
 from segtrain.losses.targets import full_precision, read_labels
 
 _BLOCK = 1 << 19  # logits per thread: smaller blocks wait for Python, larger ones for memory
 Place = tuple[int, slice]  # an image, and rows of it
-
-
-class PixelMap(NamedTuple):
-    """What a kernel gives for each pixel, as in LossMap; [B, H, W]."""
-
-    value: Tensor
-    weight: Tensor
-    hardness: Tensor
-    valid: Tensor
 
 
 def cross_entropy(

@@ -1,0 +1,163 @@
+"""What mining costs: time and memory of the criterion, forward and backward, beside what everybody writes.
+
+    OMP_NUM_THREADS=1 python benchmarks/criterion.py
+    python benchmarks/criterion.py --device cuda --amp bf16
+
+All variants take turns in one process, so that whatever else the machine does meets all of them alike; the numbers are
+medians and their ratios. Memory is the peak of what a variant allocates beside logits and target. `nnunetv2` takes part
+if it is installed (`pip install --no-deps nnunetv2` is enough); the mining losses of other frameworks are in no package
+that installs beside a current torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from datetime import date
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segtrain.losses import components
+from segtrain.losses.criterion import as_criterion, bootstrapped_ce
+from segtrain.task import Task
+
+SHAPES = {
+    "cpu": [(4, 2, 512, 512), (4, 19, 512, 512), (4, 150, 256, 256)],
+    "cuda": [(8, 2, 512, 1024), (8, 19, 512, 1024), (16, 150, 512, 512)],
+}
+DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    p.add_argument("--amp", default="off", choices=list(DTYPES), help="logits of this type, under autocast")
+    p.add_argument("--runs", type=int, default=9, help="of each variant, after one that does not count")
+    p.add_argument("--compile", action="store_true", help="also torch.compile of the eager loss (needs a compiler)")
+    p.add_argument("--classes", type=int, nargs="*", help="only the shapes with these numbers of classes")
+    args = p.parse_args()
+    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {_cpu()}"
+    allocator = "transparent huge pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else "default allocator"
+    print(
+        f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {allocator}, amp {args.amp}, "
+        f"{date.today()}; medians of {args.runs}\n"
+    )
+    print("| logits | p | variant | ms | ratio | extra MiB | ratio |\n|---|---|---|---|---|---|---|")
+    for shape in SHAPES[args.device]:
+        for top_p in (0.15, 1.0):
+            if not args.classes or shape[1] in args.classes:
+                report(
+                    shape, top_p, args.device, args.amp, variants(shape[1], top_p, args.device, args.compile), args.runs
+                )
+
+
+def variants(classes: int, top_p: float, device: str, compiled: bool) -> dict[str, Loss]:
+    """The losses to compare; the first is what the others are measured by."""
+
+    def eager(logits: Tensor, target: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits, target, ignore_index=255, reduction="none").flatten()
+        return losses.topk(max(1, int(top_p * losses.numel()))).values.mean()
+
+    def mean(logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, ignore_index=255)
+
+    task = Task("segmentation", tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
+    mined = bootstrapped_ce(task, top_p=top_p).to(device)
+    plain = as_criterion(components.cross_entropy(task), task).to(device)
+    losses: dict[str, Loss] = {"eager CE, topk, mean": eager}
+    if compiled:
+        losses["the same, compiled"] = torch.compile(eager)
+    losses["eager mean CE"] = mean
+    try:
+        from nnunetv2.training.loss.robust_ce_loss import TopKLoss
+    except ImportError:
+        pass
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it names its reduction in two ways
+            theirs = TopKLoss(ignore_index=255, k=100 * top_p)
+        losses["nnU-Net TopKLoss"] = lambda logits, target: theirs(logits, target[:, None])
+    losses["segtrain, mined"] = lambda logits, target: mined(logits, target, 0).value
+    losses["segtrain, mean CE"] = lambda logits, target: plain(logits, target, 0).value
+    return losses
+
+
+def report(shape: tuple[int, ...], top_p: float, device: str, amp: str, losses: dict[str, Loss], runs: int) -> None:
+    torch.manual_seed(0)
+    batch, classes, height, width = shape
+    logits = (2 * torch.randn(shape, device=device)).to(DTYPES[amp]).requires_grad_()
+    coarse = torch.randint(0, classes, (batch, height // 8, width // 8), device=device)
+    target = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    target[:, : height // 16] = 255
+
+    def step(loss: Loss) -> None:
+        logits.grad = None
+        with torch.autocast(device, DTYPES[amp], enabled=amp != "off"):
+            value = loss(logits, target)
+        value.backward()
+
+    times: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(runs + 1):
+        for name, loss in losses.items():
+            times[name].append(clocked(lambda: step(loss), device))
+    peaks = {}
+    for name, loss in losses.items():
+        logits.grad = None
+        peaks[name] = peak(lambda: step(loss), device)
+    medians = {name: statistics.median(one[1:]) for name, one in times.items()}
+    first = next(iter(losses))
+    for name in losses:
+        print(
+            f"| {' x '.join(map(str, shape))} | {top_p:g} | {name} | {1e3 * medians[name]:.1f} "
+            f"| {medians[first] / medians[name]:.2f} | {peaks[name] / 2**20:.0f} | {peaks[name] / peaks[first]:.2f} |",
+            flush=True,
+        )
+
+
+def clocked(run: Callable[[], None], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak(run: Callable[[], None], device: str) -> int:
+    """The most bytes that `run` holds at one time beside what was there before."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((one.start_ns(), one.nbytes()) for one in events if one.name() == "[memory]")
+    held = most = 0
+    for _, nbytes in changes:
+        held += nbytes
+        most = max(most, held)
+    return most
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The Triton kernels under Triton's interpreter against those of the CPU; test_gpu_kernels.py runs this file."""
+
+import pytest
+import torch
+
+from segtrain.losses.kernels import blocks, gpu
+
+# NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+SHAPES = [(1, 1, 1, 1), (2, 2, 5, 7), (2, 19, 13, 11), (1, 150, 9, 5), (1, 300, 4, 3)]
+
+
+def scene(shape, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(*shape, generator=generator)).to(dtype)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < 0.2] = -100
+    return logits, target
+
+
+def both(logits, target, weight=None, ignore_index=-100, smoothing=0.0):
+    """Maps and gradients of the two kernels, Triton's first. Only a few pixels are kept."""
+    share = (torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    for kernel in (gpu, blocks):
+        inputs = logits.detach().requires_grad_()
+        maps = kernel.cross_entropy(inputs, target, weight, ignore_index, smoothing)
+        yield maps, torch.autograd.grad((maps.value * share).sum(), inputs)[0]
+
+
+def check(*args, **options):
+    (maps, gradient), (wanted, slope) = both(*args, **options)
+    for one, other in zip(maps, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=3e-6, atol=3e-6, equal_nan=True)
+    half = slope.dtype != torch.float32
+    torch.testing.assert_close(gradient, slope, rtol=1e-2 if half else 1e-5, atol=1e-6, equal_nan=True)
+    assert gradient.stride() == slope.stride()
+    return maps, gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_triton_kernel_gives_what_the_cpu_gives(shape, layout, dtype):
+    logits, target = scene(shape, dtype)
+    check(logits.to(memory_format=layout), target)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_and_smoothing(weighted, smoothing):
+    weight = torch.linspace(0, 3, 19) if weighted else None
+    check(*scene((2, 19, 6, 7)), weight, smoothing=smoothing)
+
+
+def test_edges():
+    logits, target = scene((1, 19, 12, 50))
+    check(logits + 1e4, target)
+    check(logits * 5e3, target, smoothing=0.1)
+    check(logits, torch.full_like(target, -100))
+    masked = logits.clone()
+    masked[:, :10] = -torch.inf  # the first chunk of every pixel has nothing
+    check(masked, target.clamp(min=10))
+    target[0, 1, 1], target[0, 2, 2] = 17, 99
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        logits[0, :, 1, 2], target[0, 1, 2] = bad, -100
+        logits[0, :, 1, 3], target[0, 1, 3] = bad, 3
+        check(logits, target)
+    check(logits, target.clamp(min=0).byte(), ignore_index=0)
+
+
+def test_the_operators_are_registered_as_torch_wants_them():
+    logits, target = scene((1, 5, 3, 4))
+    logits.requires_grad_()
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(gpu._forward, (logits, target, None, -100, 0.0), test_utils=tests)

@@ -1,0 +1,75 @@
+"""The Triton kernels without a GPU: their values under Triton's interpreter, and what a compiler for one makes of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+def test_the_kernels_give_under_the_interpreter_what_those_of_the_cpu_give():
+    # Triton decides when it is imported whether it interprets: a process of its own
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("interpreted_kernels.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+COMPILE = """
+import itertools, re, subprocess, sys, tempfile, torch
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource, compile
+from segtrain.losses.kernels import gpu
+
+def signature(kernel, dtype, classes):
+    types = {"logits": dtype, "gradient": dtype, "target": "u8", "valid": "i1"}
+    numbers = {name: "i32" for name in ("pixels", "classes", "by_image", "by_class", "by_pixel", "ignore_index")}
+    numbers["smoothing"] = "fp32"
+    return {name: numbers.get(name) or "*" + types.get(name, "fp32") for name in kernel.arg_names}
+
+for kernel, (dtype, torch_dtype), arch, classes in itertools.product(
+    (gpu.forward_kernel, gpu.backward_kernel), (("fp32", torch.float32), ("bf16", torch.bfloat16)), (80, 90), (19, 150)
+):
+    logits = torch.empty(1, classes, 512, 512, dtype=torch_dtype, device="meta")
+    constants = {"WEIGHTED": False, "SMOOTHED": False, "by_pixel": 1, **gpu.meta(logits)}
+    types = signature(kernel, dtype, classes) | {name: "constexpr" for name in constants}
+    aligned = [name for name, kind in types.items() if kind[0] == "*"] + ["pixels", "by_image", "by_class"]
+    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(kernel, types, constants, attributes)
+    made = compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": gpu.WARPS})
+    ptx = made.asm["ptx"]
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        told = subprocess.run(
+            [get_ptxas(arch).path, "-v", "--gpu-name=" + re.search(r"\\.target (\\w+)", ptx).group(1), file.name, "-o", "/dev/null"],
+            capture_output=True, text=True, check=True,
+        ).stderr
+    spills = sum(map(int, re.findall(r"(\\d+) bytes spill", told)))
+    registers = re.search(r"Used (\\d+) registers", told).group(1)
+    wide = len(re.findall(r"(?:ld|st)\\.global\\.\\S*v4", ptx))
+    barriers = len(re.findall(r"bar\\.sync", ptx))
+    print(kernel.__name__, dtype, arch, classes, spills, registers, wide, barriers)
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_gpus_that_are_not_here_with_wide_loads_and_without_spills():
+    told = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    print(told.stdout)
+    lines = [line.split() for line in told.stdout.splitlines()]
+    assert len(lines) == 16
+    for name, dtype, _, _, spills, _, wide, barriers in lines:
+        assert int(spills) == 0
+        assert int(wide) >= 8  # the classes of a chunk, 128 bits each
+        if dtype == "fp32":  # in bf16 a thread holds twice as many pixels, and float32 maps change hands
+            assert int(barriers) == (name == "backward_kernel")
