@@ -208,29 +208,33 @@ def take_largest(
     float64 six. Nothing is read on the host.
     """
     keys = _ordered(scores)
-    groups = amount.numel()
+    groups, bits = amount.numel(), torch.iinfo(keys.dtype).bits
     threshold = torch.zeros_like(amount, dtype=torch.int64)
-    open_, missing, tied = available, amount, amount
-    high = top = 32 if scores.dtype == torch.float32 else 64
-    while high:
-        width = min(_DIGIT, high)
-        high -= width
-        sign = 1 << (width - 1) if high + width == top else 0  # the first digit is signed
-        digit = ((keys >> high) + sign) & ((1 << width) - 1)
-        slot = digit if group is None else digit + (group << width)
+    missing, tied = amount, amount
+    left, open_, of = keys.flatten(), available.flatten(), None if group is None else group.flatten()
+    for high in range(bits - _DIGIT, -_DIGIT, -_DIGIT):
+        high, width = max(high, 0), min(_DIGIT, high + _DIGIT)
+        sign = 1 << (width - 1) if high + width == bits else 0  # the first digit is signed
+        digit = ((left >> high) + sign) & ((1 << width) - 1)
+        slot = digit if of is None else digit + (of << width)
         counts = torch.zeros(groups << width, dtype=torch.float64, device=scores.device)
-        counts = counts.scatter_add(0, slot.flatten(), open_.flatten())
+        counts = counts.scatter_add(0, slot.long(), open_)
         counts = (sum_over_ranks(counts) if over_ranks else counts).view(groups, -1)
         from_here_up = counts.flip(1).cumsum(1).flip(1)
         found = ((from_here_up >= missing[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
         tied = counts.gather(1, found)[:, 0]
         missing = missing - (from_here_up - counts).gather(1, found)[:, 0]
         threshold = threshold + ((found[:, 0] - sign) << high)
-        open_ = torch.where(digit == _of(found[:, 0], group), open_, 0.0)
+        here = digit == _of(found[:, 0], of)
+        if here.device.type == "cpu":  # few are left to look at; a GPU would have to tell how many
+            left, open_, of = left[here], open_[here], None if of is None else of[here]
+        else:
+            open_ = torch.where(here, open_, 0.0)
     part = (missing / torch.where(tied > 0, tied, 1.0)).clamp(0, 1)
+    threshold = threshold.to(keys.dtype)
     at = _of(threshold, group)
-    share = available * torch.where(keys > at, 1.0, torch.where(keys == at, _of(part, group), 0.0))
-    return Taken(share, _unordered(threshold, scores.dtype))
+    share = torch.where(keys == at, _of(part, group), (keys > at).double())
+    return Taken(share.mul_(available), _unordered(threshold, scores.dtype))
 
 
 _DIGIT = 11  # bits per histogram
@@ -241,15 +245,19 @@ def _of(per_group: Tensor, group: Tensor | None) -> Tensor:
 
 
 def _ordered(scores: Tensor) -> Tensor:
-    """int64 that order as the scores do; all zeros are equal, all NaN are equal and above infinity."""
-    plain = scores.masked_fill(scores == 0, 0.0).masked_fill(scores.isnan(), torch.nan)
-    bits = plain.view(torch.int32 if scores.dtype == torch.float32 else torch.int64)
-    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits).long()
+    """Integers as wide that order as the scores do; all zeros are equal, all NaN are equal and above infinity."""
+    plain = (scores + 0.0).masked_fill(scores.isnan(), torch.nan)  # -0 + 0 is 0
+    return _flipped(plain.view(torch.int32 if scores.dtype == torch.float32 else torch.int64))
 
 
 def _unordered(keys: Tensor, dtype: torch.dtype) -> Tensor:
-    bits = keys.to(torch.int32 if dtype == torch.float32 else torch.int64)
-    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits).view(dtype)
+    return _flipped(keys).view(dtype)
+
+
+def _flipped(bits: Tensor) -> Tensor:
+    """All bits but the sign turned over where it is set."""
+    limits = torch.iinfo(bits.dtype)
+    return bits ^ ((bits >> (limits.bits - 1)) & limits.max)
 
 
 def _device(wanted: str, local_rank: int | None) -> torch.device:

@@ -68,6 +68,11 @@ def reduced(losses: LossMap, share: Tensor) -> Reduced:
     return Reduced((losses.value * share.to(losses.value.dtype)).sum(), (losses.weight * share).sum())
 
 
+def of_all(losses: LossMap) -> Reduced:
+    """The sums of everything valid in a map; the rest of it is 0."""
+    return Reduced(losses.value.sum(), losses.weight.sum(dtype=torch.float64))
+
+
 def divide(totals: Tensor, counts: Tensor, *, over_ranks: bool = True) -> Tensor:
     """The means Σ total / Σ count over all ranks as each must return them: they average to the mean. No count: 0."""
     if over_ranks:

@@ -69,14 +69,16 @@ class Hardest:
             dropped = _count(self.skip_hardest, n).minimum(groups.sum(finite))
             free = free - groups.take(finite, dropped).share
             k = k.minimum(groups.sum(free))
-        share = torch.zeros_like(free)
+        reserved = None
         if self.min_per_class:
             by_class = groups.by_class(target, num_classes)
             reserve = by_class.sum(free).clamp(max=self.min_per_class)
-            share = by_class.take(free, reserve).share
-            k = (k - groups.sum(share)).clamp(min=0)
-        taken = groups.take(free - share, k)
-        return groups.selection(share + taken.share, taken.threshold, k, p)
+            reserved = by_class.take(free, reserve).share
+            free = free - reserved
+            k = (k - groups.sum(reserved)).clamp(min=0)
+        taken = groups.take(free, k)
+        share = taken.share if reserved is None else reserved + taken.share
+        return groups.selection(share, taken.threshold, k, p)
 
 
 @dataclass(frozen=True)
@@ -197,20 +199,23 @@ class _Groups:
     def smallest(self) -> Tensor:
         """The smallest hardness of a valid entry of each group [G], infinity where there is none."""
         hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
-        ids = torch.zeros_like(hardness, dtype=torch.int64) if self.ids is None else self.ids
-        here = hardness.new_full((self.number,), torch.inf).scatter_reduce(0, ids.flatten(), hardness.flatten(), "amin")
+        here = hardness.new_full((self.number,), torch.inf)
+        if self.ids is None:
+            here = torch.cat([here, hardness.flatten()]).amin(0, keepdim=True)
+        else:
+            here = here.scatter_reduce(0, self.ids.flatten(), hardness.flatten(), "amin")
         return min_over_ranks(here) if self.over_ranks else here
 
     def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
         """The selection with its statistics; `kept` [G] is what was taken from each group over its ranks."""
-        hardness = self.losses.hardness.double()
+        hardness = self.losses.hardness
         by_image = share.flatten(1).sum(1) if share.dim() > 1 else share
         used = kept > 0
         logs = {
             "kept": share.sum(),
             "valid": self.losses.valid.sum().double(),
             "hardness_kept": (share * hardness).sum(),
-            "hardness_all": hardness.sum(),
+            "hardness_all": hardness.sum(dtype=torch.float64),
             "threshold": torch.where(used, threshold.double(), 0.0).sum(),
             "thresholds": used.sum().double(),
             "largest_image": torch.cat([by_image, by_image.new_zeros(1)]).max(),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segtrain.losses import kernels
 from segtrain.losses.maps import LossMap
 from segtrain.losses.targets import (
     Labels,
@@ -48,6 +49,9 @@ def cross_entropy(
         weight = weight.to(full_precision(logits).dtype)
     if is_soft(logits, target):
         return _soft_cross_entropy(full_precision(logits), target, weight, smoothing)
+    check_shapes(logits, target)
+    if (fast := kernels.cross_entropy(logits, target, weight, ignore_index, smoothing)) is not None:
+        return LossMap(*fast)
     logits = full_precision(logits)
     labels = read_labels(logits, target, classes, weight, ignore_index)
     log_p = F.log_softmax(shield(logits, labels.valid.unsqueeze(1)), 1)

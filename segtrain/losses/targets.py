@@ -77,14 +77,15 @@ def _read_labels(
 ) -> Labels:
     labels = target.long()
     named = not_ignored(labels, ignore_index)
-    inside = (labels >= 0) & (labels < num_classes)
-    safe = torch.where(inside & named, labels, 0)
-    per_entry = named.to(dtype)
+    usable = (labels >= 0) & (labels < num_classes) & named
+    safe = torch.where(usable, labels, 0)
+    per_entry, valid = named.to(dtype), named
     if weight is not None:
         check_weight_count(weight, num_classes)
-        per_entry = torch.where(inside, weight.to(dtype)[safe], 1.0) * per_entry
-    spoiled = torch.where(named & ~inside, torch.nan, 1.0).to(dtype)
-    return Labels(safe, per_entry, per_entry > 0, spoiled)
+        per_entry = torch.where(usable, weight.to(dtype)[safe], per_entry)
+        valid = per_entry > 0
+    spoiled = torch.where(usable == named, 1.0, torch.nan).to(dtype)
+    return Labels(safe, per_entry, valid, spoiled)
 
 
 def check_weight_count(weight: Tensor, num_classes: int) -> None:

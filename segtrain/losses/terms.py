@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.losses.components import Regionwise
-from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, reduced
+from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, of_all, reduced
 from segtrain.losses.mining import Mean
 from segtrain.schedule import Schedule
 from segtrain.task import Link
@@ -63,12 +63,12 @@ class PixelTerms(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor, step: int) -> Part:
         maps, selection = self.select(logits, target, step)
-        sums = [Sums(reduced(one, selection.share), reduced(one, one.valid.double())) for one in maps]
+        sums = [Sums(reduced(one, selection.share), of_all(one)) for one in maps]
         return Part(sums, selection.logs)
 
     def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
         """The sums over everything valid on this rank."""
-        return [reduced(one, one.valid.double()) for one in self.maps(logits, target)]
+        return [of_all(one) for one in self.maps(logits, target)]
 
     def maps(self, logits: Tensor, target: Tensor) -> list[LossMap]:
         """One map per loss, with what is valid in all of them."""

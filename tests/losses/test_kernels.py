@@ -1,0 +1,173 @@
+"""Fast paths: values and gradients of the slow float64 reference, whatever the shape, the type and the layout."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference import mined_cross_entropy
+
+from segtrain.losses import kernels, pixel
+from segtrain.losses.kernels import blocks
+from segtrain.losses.maps import LossMap, divide, reduced
+from segtrain.losses.mining import hardest
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+@pytest.fixture(autouse=True)
+def _several_blocks_per_image(monkeypatch):
+    monkeypatch.setattr(blocks, "_BLOCK", 64)
+
+
+def scene(shape, dtype=torch.float32, *, spread=2.0, seed=0, ignored=0.2, label=torch.uint8):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(*shape, generator=generator) * spread).to(dtype)
+    target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    ignore_index = 255 if shape[1] <= 255 else -100
+    target[torch.rand(target.shape, generator=generator) < ignored] = ignore_index
+    return logits, target if shape[1] > 255 else target.to(label), ignore_index
+
+
+def check(logits, target, p=1.0, ignore_index=255, *, weight=None, smoothing=0.0, scope="batch"):
+    """The mined mean of the kernel's map and its gradient against the reference."""
+    logits = logits.detach().requires_grad_()
+    losses = LossMap(*blocks.cross_entropy(logits, target, weight, ignore_index, smoothing))
+    chosen = hardest(p, scope=scope)(losses, 0, target, max(2, logits.shape[1]))
+    sums = reduced(losses, chosen.share)
+    value = divide(sums.total, sums.count)
+    (gradient,) = torch.autograd.grad(value, logits)
+    expected, slope = mined_cross_entropy(
+        logits.detach().double().numpy(),
+        target.numpy(),
+        p,
+        weight=None if weight is None else weight.numpy(),
+        ignore_index=ignore_index,
+        smoothing=smoothing,
+        scope=scope,
+        hardness=losses.hardness.double().numpy().ravel(),
+    )
+    assert gradient.dtype == logits.dtype
+    assert losses.value.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    tolerance = TOLERANCE[logits.dtype]
+    loss_tolerance = min(tolerance, TOLERANCE[torch.float32])  # half precision is read exactly, its gradient rounded
+    np.testing.assert_allclose(value.item(), expected, rtol=loss_tolerance, atol=loss_tolerance)
+    scale = max(np.abs(slope).max(), 1e-30)
+    np.testing.assert_allclose(gradient.double().numpy() / scale, slope / scale, rtol=tolerance, atol=3 * tolerance)
+    return losses, gradient
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (2, 2, 5, 7), (3, 3, 1, 9), (2, 19, 13, 11), (1, 150, 9, 5), (1, 300, 4, 3), (2, 5, 40, 1)]
+)
+def test_values_and_gradients_are_those_of_the_reference(shape, dtype):
+    for p in (1.0, 0.3):
+        check(*scene(shape, dtype)[:2], p, scene(shape)[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["channels_last", "cropped", "transposed", "offset"])
+def test_any_layout_gives_the_same_and_its_gradient_back(layout, dtype):
+    logits, target, _ = scene((2, 19, 12, 10), dtype)
+    plain, gradient = check(logits, target, 0.4)
+    if layout == "channels_last":
+        other = logits.to(memory_format=torch.channels_last)
+    elif layout == "cropped":
+        other = torch.nn.functional.pad(logits, (0, 6, 0, 4))[..., :12, :10]
+    elif layout == "transposed":
+        other = logits.transpose(2, 3).contiguous().transpose(2, 3)
+    else:
+        other = torch.cat([logits, logits], 1)[:, 19:]
+    again, its_gradient = check(other, target, 0.4)
+    torch.testing.assert_close(again.value, plain.value, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(its_gradient, gradient)
+
+
+@pytest.mark.parametrize("scope", ["batch", "image"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_smoothing_and_scope(weighted, smoothing, scope):
+    weight = torch.tensor([0.0, 0.5, 1.0, 3.0, 10.0]) if weighted else None
+    for dtype in (torch.float32, torch.float64):
+        logits, target, _ = scene((3, 5, 9, 8), dtype)
+        check(
+            logits, target, 0.3, weight=None if weight is None else weight.to(dtype), smoothing=smoothing, scope=scope
+        )
+
+
+@pytest.mark.parametrize("label", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_integer_type(label):
+    check(*scene((2, 7, 6, 5), label=label)[:2], 0.5)
+
+
+def test_huge_logits_keep_their_differences():
+    logits, target, _ = scene((2, 19, 8, 8))
+    check(logits + 1e4, target)
+    check(logits - 1e4, target)
+    check(logits * 5e3, target)
+
+
+def test_ties_share_and_an_ignored_batch_is_a_connected_zero():
+    logits, target, _ = scene((2, 4, 8, 8))
+    check(torch.zeros_like(logits), target, 0.3)
+    _, gradient = check(logits, torch.full_like(target, 255), 0.3)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_where_it_is(bad):
+    logits, target, _ = scene((1, 5, 6, 6), ignored=0.0)
+    target[0, 2, 3] = 255
+    logits[0, :, 2, 3] = bad
+    _, gradient = check(logits, target, 0.5)  # under an ignored label it is nothing
+    assert not gradient[0, :, 2, 3].any()
+    logits[0, :, 4, 1] = bad  # under a label it reaches the loss and that pixel's gradient only
+    logits.requires_grad_()
+    losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
+    assert losses.value.isnan().sum() == losses.hardness.isnan().sum() == 1
+    (gradient,) = torch.autograd.grad(losses.value.sum(), logits)
+    assert gradient.isnan().any(1).sum() == 1
+    assert gradient[0, :, 4, 1].isnan().all()
+
+
+def test_a_label_out_of_range_spoils_its_pixel():
+    logits, target, _ = scene((1, 5, 6, 6))
+    target[0, 1, 1] = 17
+    logits.requires_grad_()
+    losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
+    assert losses.value.isnan().sum() == 1
+    (gradient,) = torch.autograd.grad(losses.value.sum(), logits)
+    assert gradient.isnan().any(1).nonzero().tolist() == [[0, 1, 1]]
+
+
+def test_the_same_twice_is_the_same_to_the_bit():
+    logits, target, _ = scene((2, 19, 17, 13))
+    first, second = (check(logits, target, 0.2) for _ in range(2))
+    assert torch.equal(first[0].value, second[0].value)
+    assert torch.equal(first[1], second[1])
+
+
+def test_cross_entropy_takes_the_fast_path_where_it_pays_and_gives_the_same_map():
+    logits, target, _ = scene((1, 8, 182, 181))
+    weight = torch.rand(8)
+    assert kernels.cross_entropy(logits, target, weight, 255, 0.1) is not None
+    assert kernels.cross_entropy(logits[:, :2], target, None, 255, 0.1) is None
+    assert kernels.cross_entropy(logits[..., :20, :20], target[:, :20, :20], weight, 255, 0.1) is None
+    fast = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
+    rows = [pixel.cross_entropy(*pair, weight=weight, label_smoothing=0.1) for pair in halves(logits, target)]
+    for one, parts in zip(fast, zip(*rows, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.cat(parts, 1), rtol=2e-6, atol=2e-6)
+
+
+def halves(logits, target):
+    return [(logits[:, :, rows], target[:, rows]) for rows in torch.arange(182).split(20)]
+
+
+def test_autocast_around_it_changes_nothing():
+    logits, target, _ = scene((1, 8, 182, 181))
+    weight = torch.linspace(0.5, 2, 8)
+    plain = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
+    assert torch.equal(plain.value, again.value)
