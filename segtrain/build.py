@@ -23,6 +23,7 @@ import segtrain.losses
 import segtrain.models
 from segtrain import distributed, parallel
 from segtrain.checkpoint import read_weights
+from segtrain.compiling import compiled
 from segtrain.config import Config, Source
 from segtrain.data.combined import Part
 from segtrain.data.counting import count_labels
@@ -37,7 +38,7 @@ from segtrain.losses.criterion import Criterion, as_criterion
 from segtrain.maker import Maker
 from segtrain.metrics import scores_to_maximise
 from segtrain.optim import Encoder, parameter_groups
-from segtrain.precision import Precision, precision
+from segtrain.precision import Precision, fast_math, precision
 from segtrain.registry import (
     CRITERIA,
     MODELS,
@@ -48,6 +49,7 @@ from segtrain.registry import (
 from segtrain.schedule import Schedule, between, constant, linear, product
 from segtrain.task import Task
 from segtrain.trainer import Every
+from segtrain.transfer import Transfer
 
 PACKAGES = (segtrain.losses, segtrain.data, segtrain.models)  # every module in them registers what it has
 MODULES = ("segtrain.schedule", "segtrain.optim")
@@ -91,7 +93,7 @@ class Built:
     evaluator: Evaluator
     steps: int
     every: Every
-    memory_format: torch.memory_format
+    transfer: Transfer
     warnings: tuple[str, ...] = ()
 
     @property
@@ -103,6 +105,7 @@ class Built:
 def build(config: Config, source: Source, device: torch.device, limits: Limits = Limits()) -> Built:
     """Everything that `config` names, on `device`. Raises UserError with the place in the configuration."""
     seed_everything(config.seed)
+    fast_math(device)
     maker = Maker(source)
     train, val = datasets(config, maker, limits)
     maker.label_counts = cache(lambda: label_counts(train, device))
@@ -120,14 +123,14 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     learner = make_learner(config, maker, criterion, accuracy)
     evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
-    layout = torch.channels_last if channels_last(config, device) else torch.contiguous_format
+    transfer = Transfer(device, torch.channels_last if channels_last(config) else torch.contiguous_format)
     warnings = (
         *unfinished_warmups(config, maker, criterion, steps),
         *parallel.batch_norm_warnings(learner.model, config.data.batch_size),
         *parallel.restart_warnings(),
     )
     own_random_numbers(config.seed)
-    return Built(config, task, train, val, loader, learner, evaluator, steps, every, layout, warnings)
+    return Built(config, task, train, val, loader, learner, evaluator, steps, every, transfer, warnings)
 
 
 def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dataset]:
@@ -217,7 +220,7 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
     if config.train.sync_batchnorm:
         with maker.at("train", ["sync_batchnorm"]):
             model = parallel.with_batch_norms_over_ranks(model, device)
-    if channels_last(config, device) and config.train.strategy != "fsdp":  # shards are flat
+    if channels_last(config):
         model = model.to(memory_format=torch.channels_last)
     ema = averaged(model, config)
     if config.train.strategy == "fsdp":
@@ -245,7 +248,7 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
         encoder=encoder,
         ema=ema,
         guard=FiniteGuard(config.train.on_nonfinite, config.train.max_nonfinite),
-        forward=wrapped(model, config, device),
+        forward=wrapped(model, config, maker, device),
     )
 
 
@@ -257,12 +260,14 @@ def averaged(model: nn.Module, config: Config) -> ModelEmaV3 | None:
     return ModelEmaV3(model, decay=config.train.ema.decay, use_warmup=True, warmup_power=0.75, foreach=together)
 
 
-def wrapped(model: nn.Module, config: Config, device: torch.device) -> nn.Module:
+def wrapped(model: nn.Module, config: Config, maker: Maker, device: torch.device) -> nn.Module:
     """The module whose forward pass trains: compiled if asked, exchanging gradients if there are other ranks."""
-    if config.train.strategy == "fsdp":
+    options, forward = config.train, model
+    if options.strategy == "fsdp":
         return model
-    forward: nn.Module = torch.compile(model) if config.train.compile else model  # type: ignore[assignment]
-    options = config.train
+    if options.compile:
+        with maker.at("train", ["compile"]):
+            forward = compiled(model, options.compile, device)
     return parallel.replicated(
         forward, device, static_graph=options.static_graph, compression=options.gradient_compression
     )
@@ -302,10 +307,9 @@ def make_evaluator(
     return Evaluator(loader, criterion.task, criterion, precision=accuracy, probes=probes, pictures=config.log.pictures)
 
 
-def channels_last(config: Config, device: torch.device) -> bool:
-    """`auto` is on for GPUs."""
-    wanted = config.train.channels_last
-    return device.type == "cuda" if wanted == "auto" else wanted
+def channels_last(config: Config) -> bool:
+    """Whether images and weights are; shards of a model have no layout."""
+    return config.train.channels_last and config.train.strategy != "fsdp"
 
 
 def own_random_numbers(seed: int) -> None:

@@ -35,9 +35,28 @@ class Precision:
 
 
 def precision(amp: Amp, device: torch.device) -> Precision:
-    """`auto` is bf16 on GPUs that have it, fp16 on older ones, off on CPUs (which gain only where they have AMX)."""
+    """`auto` is bf16 on GPUs and CPUs that compute with it, fp16 on older GPUs, off on older CPUs."""
     if amp == "auto":
-        amp = "off" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        if device.type == "cpu":
+            amp = "bf16" if _cpu_has_bf16() else "off"
+        else:
+            amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if amp == "fp16" and device.type == "cpu":
         raise ConfigError("train.amp: fp16 is not supported on cpu; use bf16 or off")
     return Precision(device, amp)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16; others convert, which is slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def fast_math(device: torch.device) -> None:
+    """Settings of the process that make a GPU fast; without effect on a CPU.
+
+    What is left in float32 is multiplied in TF32, and cuDNN tries its algorithms on each new shape of a convolution,
+    which pays because training has one.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True

@@ -20,6 +20,7 @@ from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
 from segtrain.samples import SampleLosses
 from segtrain.task import Batch
+from segtrain.transfer import Transfer
 
 
 class Batches(Protocol):
@@ -76,8 +77,7 @@ class Trainer:
         steps: int,
         every: Every,
         accumulate: int = 1,
-        device: torch.device,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        transfer: Transfer,
         evaluate: Evaluate,
         judge_ema: bool = False,
         monitor: str = "val/miou",
@@ -89,8 +89,7 @@ class Trainer:
         self.steps = steps
         self.every = every
         self.accumulate = accumulate
-        self.device = device
-        self.memory_format = memory_format
+        self.transfer = transfer
         self.evaluate = evaluate
         self.judge_ema = judge_ema and learner.ema is not None
         self.save = save
@@ -101,12 +100,12 @@ class Trainer:
 
     def run(self) -> Best:
         """Train to the end. Raises Interrupted after a stop signal, TrainingError when the loss is not finite."""
-        clock = Clock(self.device)
+        clock = Clock(self.transfer.device)
         learner, vote = self.learner, Vote()
         source = self.batches.start((learner.step + learner.skipped) * self.accumulate)
         while learner.step < self.steps:
             with clock.waiting():
-                batches = [b.to(self.device, self.memory_format) for b in islice(source, self.accumulate)]
+                batches = [self.transfer(batch) for batch in islice(source, self.accumulate)]
             before = learner.step
             logits = learner.update(batches)
             clock.count(sum(len(batch.ids) for batch in batches))

@@ -1,7 +1,6 @@
 import math
 
 import pytest
-import torch
 
 from segtrain.metrics import Evaluation
 from segtrain.trainer import Best, Every, Interrupted, Trainer
@@ -40,7 +39,7 @@ def trained(tiny):
                 "steps": built.steps,
                 "every": built.every,
                 "accumulate": built.config.train.accumulate,
-                "device": torch.device("cpu"),
+                "transfer": built.transfer,
                 "evaluate": evaluate or built.evaluator,
                 "judge_ema": True,
                 "save": lambda name, state: saved.append((name, state["step"])),

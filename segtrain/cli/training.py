@@ -30,6 +30,7 @@ from segtrain.observers.console import Console
 from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
+from segtrain.profiling import heaviest, in_words
 from segtrain.resume import Start, changes, choose
 from segtrain.run import RunDirectory
 from segtrain.trainer import Best, Interrupted, Trainer
@@ -104,7 +105,7 @@ def dry_run(built: Built, source: Source, told: list[str], labels: str) -> int:
         tell(f"{label:7}{text}")
     for text in (*told, *(f"warning: {warning}" for warning in built.warnings)):
         tell(text)
-    batch = next(built.loader.start(0)).to(built.learner.precision.device, built.memory_format)
+    batch = built.transfer(next(built.loader.start(0)))
     began = time.perf_counter()
     with built.learner.precision.autocast():
         logits = built.learner.forward(batch.image)
@@ -137,8 +138,7 @@ class Job:
             steps=built.steps,
             every=built.every,
             accumulate=config.train.accumulate,
-            device=built.learner.precision.device,
-            memory_format=built.memory_format,
+            transfer=built.transfer,
             evaluate=built.evaluator,
             judge_ema=config.validate.weights == "ema",
             monitor=config.monitor,
@@ -181,13 +181,16 @@ class Job:
         if not self.args.profile:
             return self.trainer.run()
         self.trainer.steps = min(self.trainer.steps, self.trainer.learner.step + self.args.profile)
-        with torch.profiler.profile(record_shapes=False) as profile:
+        first = self.trainer.learner.step
+        with torch.profiler.profile() as measured:
             best = self.trainer.run()
         if not distributed.is_main():
             return best
         path = self.run_dir.path / "profile.json"
-        profile.export_chrome_trace(str(path))
-        self.say(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=10))
+        measured.export_chrome_trace(str(path))
+        self.say(f"the heaviest parts of {self.trainer.learner.step - first} steps and their evaluation:")
+        for line in in_words(heaviest(measured, self.trainer.learner.step - first)):
+            self.say(line)
         self.say(f"trace in {path} (open it in chrome://tracing or ui.perfetto.dev)")
         return best
 

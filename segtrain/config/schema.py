@@ -75,13 +75,14 @@ class Train:
     epochs: Annotated[int | None, Field(ge=1, description="length of the run in passes over the training data")] = None
     amp: Annotated[
         Literal["auto", "off", "bf16", "fp16"],
-        Field(description="precision; auto: bf16 on a GPU that has it, else off"),
+        Field(description="precision; auto: bf16 where the device computes with it, fp16 on older GPUs"),
     ] = "auto"
     accumulate: Annotated[int, Field(ge=1, description="batches per optimizer step")] = 1
-    channels_last: Annotated[bool | Literal["auto"], Field(description="memory layout of images; auto: on a GPU")] = (
-        "auto"
-    )
-    compile: Annotated[bool, Field(description="torch.compile the model")] = False
+    channels_last: Annotated[bool, Field(description="memory layout of images and weights")] = True
+    compile: Annotated[
+        bool | Literal["regional", "graphs"],
+        Field(description="torch.compile: the whole model, its repeated blocks, or as CUDA graphs (GPUs)"),
+    ] = False
     ema: Annotated[Ema | None, Field(description="average of the weights, {decay: 0.999}; null: none")] = None
     on_nonfinite: Annotated[
         Literal["raise", "skip"], Field(description="what to do about a step with a NaN or infinite loss or gradient")
