@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -54,9 +55,8 @@ def main() -> None:
     for shape in SHAPES[args.device]:
         for top_p in (0.15, 1.0):
             if not args.classes or shape[1] in args.classes:
-                report(
-                    shape, top_p, args.device, args.amp, variants(shape[1], top_p, args.device, args.compile), args.runs
-                )
+                losses = variants(shape[1], top_p, args.device, args.compile)
+                report(shape, top_p, args.device, args.amp, losses, args.runs)
 
 
 def variants(classes: int, top_p: float, device: str, compiled: bool) -> dict[str, Loss]:
@@ -104,14 +104,15 @@ def report(shape: tuple[int, ...], top_p: float, device: str, amp: str, losses: 
             value = loss(logits, target)
         value.backward()
 
+    steps = {name: partial(step, loss) for name, loss in losses.items()}
     times: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(runs + 1):
-        for name, loss in losses.items():
-            times[name].append(clocked(lambda: step(loss), device))
+        for name, run in steps.items():
+            times[name].append(clocked(run, device))
     peaks = {}
-    for name, loss in losses.items():
+    for name, run in steps.items():
         logits.grad = None
-        peaks[name] = peak(lambda: step(loss), device)
+        peaks[name] = peak(run, device)
     medians = {name: statistics.median(one[1:]) for name, one in times.items()}
     first = next(iter(losses))
     for name in losses:

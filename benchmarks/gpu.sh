@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 python3 -c "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_device_name())"
 python3 -m pytest -q -m gpu tests/gpu
-for benchmark in benchmarks/gpu_*.py; do
-    [ -e "$benchmark" ] && python3 "$benchmark"
+for amp in off bf16; do
+    python3 benchmarks/criterion.py --device cuda --amp "$amp" --compile
 done

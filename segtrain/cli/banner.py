@@ -62,7 +62,8 @@ def _model(built: Built) -> list[str]:
     names = [str(model.params[key]) for key in ("arch", "encoder") if key in model.params] or [model.name]
     millions = sum(p.numel() for p in built.learner.model.parameters()) / 1e6
     mined = f" top_p {criterion.params['top_p']}" if "top_p" in criterion.params else ""
-    return [" / ".join(names), f"{millions:.1f} M parameters", f"criterion {criterion.name}{mined}"]
+    path = built.learner.criterion.path(built.learner.precision.device)
+    return [" / ".join(names), f"{millions:.1f} M parameters", f"criterion {criterion.name}{mined} ({path})"]
 
 
 def _class_weights(built: Built) -> list[float]:

@@ -33,6 +33,7 @@ class Pixelwise(nn.Module):
     ) -> None:
         super().__init__()
         self.link: Link = link
+        self.has_kernel = loss in (pixel.cross_entropy, pixel.focal)
         self._loss = partial(loss, ignore_index=task.ignore_index, **options)
         self._weigh = partial(weigh, ignore_index=task.ignore_index)
         self.register_buffer("weight", weight_tensor(class_weights, task.num_classes), persistent=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.distributed import world_size
-from segtrain.losses import components
+from segtrain.losses import components, kernels
 from segtrain.losses.components import Regionwise
 from segtrain.losses.inspection import Inspection, inspect_mining
 from segtrain.losses.maps import Loss, PixelLoss, divide
@@ -107,6 +107,12 @@ class Criterion(nn.Module):
             if isinstance(part, PixelTerms) and isinstance(part.reduction, Hardest):
                 return part.reduction.fraction(step)
         return None
+
+    def path(self, device: torch.device) -> str:
+        """What computes the losses on `device`, in a few words for a log."""
+        losses = [loss for part in self.parts if isinstance(part, PixelTerms) for loss in part.losses]
+        fast = any(isinstance(loss, components.Pixelwise) and loss.has_kernel for loss in losses)
+        return kernels.path(device) if fast else "plain torch"
 
     @torch.no_grad()
     def inspect(self, logits: Tensor, target: Tensor, step: int) -> Inspection | None:

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
+from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.losses.kernels import blocks, gpu
+from segtrain.task import Task
 
 # NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -74,3 +77,14 @@ def test_the_operators_are_registered_as_torch_wants_them():
     logits.requires_grad_()
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(gpu._forward, (logits, target, None, -100, 0.0), test_utils=tests)
+
+
+def test_a_step_on_a_gpu_asks_nothing_of_the_host():
+    # fake tensors of a GPU have no values: whoever wants to see one fails, and no GPU is needed
+    task = Task("segmentation", tuple(map(str, range(19))), ((0, 0, 0),) * 19)
+    for top_p in (0.2, 1.0):
+        criterion = bootstrapped_ce(task, top_p=top_p, label_smoothing=0.1)
+        with FakeTensorMode(), torch.device("cuda"):
+            logits = torch.empty(2, 19, 64, 64, dtype=torch.bfloat16, requires_grad=True)
+            loss = criterion(logits, torch.empty(2, 64, 64, dtype=torch.uint8), 0)
+            assert loss.value.grad_fn is not None

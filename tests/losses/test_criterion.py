@@ -109,6 +109,12 @@ def test_a_label_out_of_range_makes_every_loss_nan_and_can_be_named(name):
         check_target(target, 3, 255)
 
 
+def test_a_log_can_say_what_computes_a_criterion():
+    assert build("bootstrapped_ce").path(torch.device("cpu")) == "blocks"
+    assert build("weighted_sum").path(torch.device("meta")) == "plain torch"
+    assert build("dice").path(torch.device("cpu")) == "plain torch"
+
+
 def test_a_step_asks_nothing_of_the_host(name):
     # meta tensors have no values: whoever wants to see one, or mixes in a tensor from elsewhere, fails
     if name == "bce":

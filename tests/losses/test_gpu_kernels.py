@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: their values under Triton's interpreter, and what a compiler for one makes of them."""
+"""The Triton kernels without a GPU: under Triton's interpreter, and as a compiler for one makes them."""
 
 import os
 import subprocess
@@ -13,7 +13,15 @@ pytest.importorskip("triton")
 def test_the_kernels_give_under_the_interpreter_what_those_of_the_cpu_give():
     # Triton decides when it is imported whether it interprets: a process of its own
     told = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).with_name("interpreted_kernels.py")],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            Path(__file__).with_name("interpreted_kernels.py"),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
@@ -46,11 +54,12 @@ for kernel, (dtype, torch_dtype), arch, classes in itertools.product(
     source = ASTSource(kernel, types, constants, attributes)
     made = compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": gpu.WARPS})
     ptx = made.asm["ptx"]
+    machine = re.search(r"\\.target (\\w+)", ptx).group(1)
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
         told = subprocess.run(
-            [get_ptxas(arch).path, "-v", "--gpu-name=" + re.search(r"\\.target (\\w+)", ptx).group(1), file.name, "-o", "/dev/null"],
+            [get_ptxas(arch).path, "-v", "--gpu-name=" + machine, file.name, "-o", "/dev/null"],
             capture_output=True, text=True, check=True,
         ).stderr
     spills = sum(map(int, re.findall(r"(\\d+) bytes spill", told)))

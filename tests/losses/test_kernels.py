@@ -152,7 +152,7 @@ def test_cross_entropy_takes_the_fast_path_where_it_pays_and_gives_the_same_map(
     logits, target, _ = scene((1, 8, 182, 181))
     weight = torch.rand(8)
     assert kernels.cross_entropy(logits, target, weight, 255, 0.1) is not None
-    assert kernels.cross_entropy(logits[:, :2], target, None, 255, 0.1) is None
+    assert kernels.cross_entropy(logits[:, :1], target, None, 255, 0.1) is None
     assert kernels.cross_entropy(logits[..., :20, :20], target[:, :20, :20], weight, 255, 0.1) is None
     fast = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
     rows = [pixel.cross_entropy(*pair, weight=weight, label_smoothing=0.1) for pair in halves(logits, target)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from segtrain.losses.kernels import blocks
 from segtrain.losses.kernels.maps import PixelMap
 
-__all__ = ["PixelMap", "cross_entropy", "described"]
+__all__ = ["PixelMap", "cross_entropy", "path"]
 
 _SMALL = 1 << 18  # logits that stay in the cache of a CPU on the plain path as well
 
@@ -24,9 +24,10 @@ def cross_entropy(
     logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap | None:
     """The map of cross entropy with labels [B, *] for logits [B, C, *] that fit each other; ε goes to all classes."""
-    if logits.dim() != 4 or torch.compiler.is_compiling() or torch.func.debug_unwrap(logits) is not logits:
+    compiling = torch.compiler.is_compiling()  # on a CPU the compiler fuses the plain path
+    if logits.dim() != 4 or (not compiling and torch.func.debug_unwrap(logits) is not logits):  # the latter: vmap
         return None
-    if logits.device.type == "cpu" and logits.shape[1] > 1 and logits.numel() >= _SMALL:
+    if logits.device.type == "cpu" and not compiling and logits.shape[1] > 1 and logits.numel() >= _SMALL:
         return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing)
     if logits.device.type == "cuda" and logits.dtype != torch.float64 and (gpu := _triton()) is not None:
         kernel: PixelMap = gpu.cross_entropy(logits, target, weight, ignore_index, smoothing)
@@ -34,11 +35,11 @@ def cross_entropy(
     return None
 
 
-def described(device: torch.device) -> str:
-    """How cross entropy of large logits is computed on this device, in a few words for a log."""
-    if device.type == "cpu":
-        return f"block by block on the CPU (plain torch from less than {_SMALL:,} logits)"
-    return "Triton kernels" if device.type == "cuda" and _triton() is not None else "plain torch"
+def path(device: torch.device) -> str:
+    """What computes the cross entropy of large logits on `device`, in a few words for a log."""
+    if device.type == "cuda" and _triton() is not None:
+        return "Triton kernels"
+    return "blocks" if device.type == "cpu" else "plain torch"
 
 
 @functools.cache

@@ -5,6 +5,8 @@ classes of its own pixels, so nothing is exchanged between threads; where classe
 Loads are masked by bounds only: a mask that depends on data would make each of them a scalar.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: D103, N803, SIM108
 from __future__ import annotations
 
 from typing import Any
@@ -135,14 +137,17 @@ def meta(logits: Tensor) -> dict[str, int]:
     return {"BLOCK": max(8, 4096 // chunk), "CHUNK": chunk}
 
 
-def _launch(kernel: Any, logits: Tensor, pointers: tuple[Any, ...], numbers: tuple[Any, ...], **options: Any) -> None:
+def _launch(
+    kernel: Any, logits: Tensor, pointers: tuple[Tensor, ...], numbers: tuple[float, ...], weight: Tensor | None
+) -> None:
     images, classes, height, width = logits.shape
     pixels = height * width
     strides = (logits.stride(0), pixels, 1) if logits.is_contiguous() else (logits.stride(0), 1, classes)
     tile = meta(logits)
     grid = (triton.cdiv(pixels, tile["BLOCK"]), images)
     if pixels and images:
-        kernel[grid](*pointers, pixels, classes, *strides, *numbers, **options, **tile, num_warps=WARPS)
+        flags = {"WEIGHTED": weight is not None, "SMOOTHED": numbers[-1] > 0}
+        kernel[grid](*pointers, pixels, classes, *strides, *numbers, **flags, **tile, num_warps=WARPS)
 
 
 def _mass(logits: Tensor, weight: Tensor | None) -> Tensor:
@@ -158,10 +163,10 @@ _SCHEMA = "(Tensor logits, Tensor target, Tensor? weight, int ignore_index, floa
 def _forward(
     logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    maps: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
     maps = _empty(logits, target, weight, ignore_index, smoothing)
     pointers = (logits, target, target if weight is None else weight, _mass(logits, weight), *maps)
-    flags = {"WEIGHTED": weight is not None, "SMOOTHED": smoothing > 0}
-    _launch(forward_kernel, logits, pointers, (ignore_index, smoothing), **flags)
+    _launch(forward_kernel, logits, pointers, (ignore_index, smoothing), weight)
     return maps
 
 
@@ -192,8 +197,7 @@ def _backward(
     gradient = torch.empty_like(logits)
     mass = _mass(logits, weight)
     pointers = (logits, target, target if weight is None else weight, mass, slope, count, peak, log_total, gradient)
-    flags = {"WEIGHTED": weight is not None, "SMOOTHED": smoothing > 0}
-    _launch(backward_kernel, logits, pointers, (smoothing,), **flags)
+    _launch(backward_kernel, logits, pointers, (smoothing,), weight)
     return gradient
 
 

@@ -1,0 +1,59 @@
+"""The Triton kernels on a GPU, against the plain path in float64; skipped without one."""
+
+import pytest
+import torch
+
+from segtrain.losses import kernels, pixel
+from segtrain.losses.criterion import bootstrapped_ce
+from segtrain.task import Task
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def scene(shape, dtype, layout=torch.contiguous_format):
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(*shape, generator=generator)).to("cuda", dtype).to(memory_format=layout)
+    target = torch.randint(0, min(shape[1], 255), (shape[0], *shape[2:]), generator=generator, dtype=torch.uint8)
+    target[:, : shape[2] // 4] = 255
+    return logits.requires_grad_(), target.cuda()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 2, 33, 17), (2, 19, 130, 257), (1, 150, 64, 64), (1, 300, 9, 7)])
+def test_values_and_gradients_are_those_of_the_plain_path(shape, dtype, layout, smoothing):
+    logits, target = scene(shape, dtype, layout)
+    weight = torch.linspace(0.1, 3, shape[1], device="cuda")
+    assert kernels.cross_entropy(logits, target, weight, 255, smoothing) is not None
+    share = torch.rand(target.shape, device="cuda").round()
+    results = []
+    for inputs in (logits, logits.detach().double().requires_grad_()):
+        maps = pixel.cross_entropy(inputs, target, weight=weight, label_smoothing=smoothing)
+        (gradient,) = torch.autograd.grad((maps.value * share).sum(), inputs)
+        results.append((*maps, gradient))
+    for one, other in zip(*results, strict=True):
+        half = one.dtype in (torch.bfloat16, torch.float16)
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-2 if half else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["batch", "image"])
+def test_a_mined_step_is_the_same_twice_and_asks_nothing_of_the_host(scope):
+    task = Task("segmentation", tuple(map(str, range(19))), ((0, 0, 0),) * 19)
+    criterion = bootstrapped_ce(task, top_p=0.2, scope=scope).cuda()
+    logits, target = scene((2, 19, 128, 128), torch.float32)
+    torch.autograd.grad(criterion(logits, target, 0).value, logits)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [criterion(logits, target, 0).value for _ in range(2)]
+        first, second = (torch.autograd.grad(loss, logits)[0] for loss in losses)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(first, second)
+
+
+def test_a_compiled_loss_takes_the_operator():
+    logits, target = scene((1, 19, 64, 64), torch.float32)
+    plain = pixel.cross_entropy(logits, target).value
+    compiled = torch.compile(lambda x: pixel.cross_entropy(x, target).value)(logits)
+    torch.testing.assert_close(compiled, plain)
