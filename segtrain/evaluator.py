@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.losses.criterion import Criterion
-from segtrain.metrics import Evaluation, Probe, meter
+from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
 from segtrain.mistakes import Mistakes
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
@@ -43,19 +44,23 @@ class Evaluator:
         was_training = model.training
         model.eval()
         scores = meter(self.task, device)
+        outlines = BoundaryIoU(self.task, BOUNDARY_PX, device) if self.task.kind == "segmentation" else None
         wrong = Mistakes(self.task, self.pictures)
         losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
             batch = batch.to(device)
             logits = self._logits(model, batch)
             scores.update(logits, batch.target)
+            if outlines is not None:
+                outlines.update(logits, batch.target)
             wrong.update(logits, batch)
             losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
         model.train(was_training)
         result = scores.total()
-        scalars = {**result.scalars(), "val/loss": loss}
+        boundary = {} if outlines is None else {BOUNDARY_TAG: outlines.mean()}
+        scalars = {**result.scalars(), **boundary, "val/loss": loss}
         return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes), wrong.total())
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -25,6 +25,9 @@ Values = npt.NDArray[np.float64]
 _CALIBRATION_BINS = 15
 _TABLE_ROWS = 60
 
+BOUNDARY_PX = 3  # width of the boundary IoU of every evaluation
+BOUNDARY_TAG = f"val/boundary_iou_{BOUNDARY_PX}px"
+
 
 class Scores(Protocol):
     """What a meter says about all it has seen, on all ranks."""
@@ -53,7 +56,7 @@ def scores_to_maximise(task: Task) -> list[str]:
     if task.kind == "classification":
         return ["val/top1", "val/top5", "val/macc"]
     perfect = np.eye(task.num_classes, dtype=np.int64)
-    return list(SegmentationScores(perfect, task.classes).scalars())
+    return [*SegmentationScores(perfect, task.classes).scalars(), BOUNDARY_TAG]
 
 
 class ConfusionMatrix:
@@ -70,7 +73,7 @@ class ConfusionMatrix:
         k, label = self._task.num_classes, target.int()  # int32 halves the time of int64; k * k is far below its limit
         cell = torch.where((label >= 0) & (label < k), label * k + prediction.int(), k * k + 1)
         cell = torch.where(label == self._task.ignore_index, k * k, cell)
-        self._counts += _histogram(cell.flatten(), len(self._counts))
+        self._counts += histogram(cell.flatten(), len(self._counts))
 
     def total(self) -> SegmentationScores:
         """The scores over all ranks. Raises DataError if labels were neither a class nor ignored."""
@@ -101,22 +104,22 @@ class SegmentationScores:
 
     @property
     def iou(self) -> Values:
-        return _ratio(self.correct, self.labelled + self.predicted - self.correct)
+        return ratio(self.correct, self.labelled + self.predicted - self.correct)
 
     @property
     def accuracy(self) -> Values:
         """Share of a class's pixels that are found (recall)."""
-        return _ratio(self.correct, self.labelled)
+        return ratio(self.correct, self.labelled)
 
     @property
     def precision(self) -> Values:
-        return _ratio(self.correct, self.predicted)
+        return ratio(self.correct, self.predicted)
 
     def scalars(self) -> dict[str, float]:
         """The means (NaN if nothing was valid), then IoU and accuracy of every class that has them."""
         scalars = {
-            "val/miou": _mean(self.iou),
-            "val/macc": _mean(self.accuracy),
+            "val/miou": mean_of_present(self.iou),
+            "val/macc": mean_of_present(self.accuracy),
             "val/aacc": _share(self.correct.sum(), self.confusion.sum()),
             "val/fwiou": _share(np.nansum(self.labelled * self.iou), self.confusion.sum()),
         }
@@ -147,7 +150,7 @@ class ClassificationMeter:
         log_probability = F.log_softmax(scores, 1)
         confidence, prediction = log_probability.exp().max(1)
         cell = torch.where(known, safe[:, 0] * k + prediction, k * k + 1)
-        self._counts += _histogram(torch.where(label == self._task.ignore_index, k * k, cell), len(self._counts))
+        self._counts += histogram(torch.where(label == self._task.ignore_index, k * k, cell), len(self._counts))
         in_top5 = (scores.topk(min(5, k), 1).indices == safe).any(1)
         self._in_top5 += (in_top5 & known).sum()
         self._nll -= torch.where(known, log_probability.gather(1, safe)[:, 0], 0.0).sum()
@@ -177,7 +180,7 @@ class ClassificationScores:
     @property
     def accuracy(self) -> Values:
         """Share of a class's samples that are recognised."""
-        return _ratio(np.diag(self.confusion), self.confusion.sum(1))
+        return ratio(np.diag(self.confusion), self.confusion.sum(1))
 
     def scalars(self) -> dict[str, float]:
         """Shares in [0, 1]; NaN if nothing was valid. ECE: Σ over bins |Σ confidence - correct| / samples."""
@@ -185,7 +188,7 @@ class ClassificationScores:
         return {
             "val/top1": _share(np.trace(self.confusion), samples),
             "val/top5": _share(self.in_top5, samples),
-            "val/macc": _mean(self.accuracy),
+            "val/macc": mean_of_present(self.accuracy),
             "val/nll": _share(self.nll, samples),
             "val/ece": _share(np.abs(self.calibration[1] - self.calibration[2]).sum(), samples),
         }
@@ -268,7 +271,11 @@ def _table(scores: SegmentationScores, task: Task, scalars: dict[str, float]) ->
         lines.append(f"{task.classes[index]:<{width}}{cells}{labelled[index]:>16,}{share:>7}{mark}")
     if len(shown) < len(ranking):
         lines.append(f"… and {len(ranking) - len(shown)} more classes, all better or absent")
-    means = ("miou", "macc", "aacc", "fwiou") if segmentation else ("top1", "top5", "macc", "nll", "ece")
+    means = (
+        ("miou", "macc", "aacc", "fwiou", BOUNDARY_TAG.removeprefix("val/"))
+        if segmentation
+        else ("top1", "top5", "macc", "nll", "ece")
+    )
     lines.append("  ".join(f"{name} {scalars[f'val/{name}']:.4f}" for name in means if f"val/{name}" in scalars))
     return "\n".join(lines)
 
@@ -277,7 +284,7 @@ def _percent(share: float) -> str:
     return "absent" if np.isnan(share) else f"{100 * share:.2f}"
 
 
-def _histogram(cell: Tensor, length: int) -> Tensor:
+def histogram(cell: Tensor, length: int) -> Tensor:
     """How often each of 0..length-1 occurs in `cell` [N], int64."""
     if cell.device.type == "cpu":
         return torch.bincount(cell, minlength=length)
@@ -294,12 +301,14 @@ def _square(counts: Counts, task: Task) -> Counts:
     return counts[:-2].reshape(task.num_classes, task.num_classes)
 
 
-def _ratio(part: Counts, whole: Counts) -> Values:
-    ratio: Values = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
-    return ratio
+def ratio(part: Counts, whole: Counts) -> Values:
+    """part / whole of each entry; NaN where there is no whole."""
+    shares: Values = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return shares
 
 
-def _mean(values: Values) -> float:
+def mean_of_present(values: Values) -> float:
+    """The mean over the entries that are not NaN; NaN if all are."""
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 

@@ -33,6 +33,7 @@ FLOORS = {
     "data": 1,
     "data.loading": 2,
     "metrics": 1,
+    "boundary": 2,
     "mistakes": 1,
     "optim": 1,
     "checkpoint": 1,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segtrain.metrics import Evaluation
+from segtrain.metrics import BOUNDARY_TAG, Evaluation
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
@@ -20,7 +20,7 @@ from segtrain.task import Task
 from segtrain.writing import append, replace
 
 _MEANS = {
-    "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", "val/loss"),
+    "segmentation": ("val/miou", "val/macc", "val/aacc", "val/fwiou", BOUNDARY_TAG, "val/loss"),
     "classification": ("val/top1", "val/top5", "val/macc", "val/nll", "val/ece", "val/loss"),
 }
 

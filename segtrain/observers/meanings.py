@@ -24,6 +24,7 @@ _MEANINGS = {
     "mining/boundary_lift": "How much likelier a pixel near a boundary is kept than a pixel anywhere.",
     "mining/class_lift/": "How much likelier a pixel of the class is kept than a pixel of any class.",
     "val/miou": "Mean over the classes of intersection / union.",
+    "val/boundary_iou_3px": "Mean over the classes of intersection / union of the pixels at most 3 px from an outline.",
     "val/iou/": "Intersection / union of a class.",
     "val/top1": "Share of the images whose label is the most probable class.",
     "val/top5": "Share of the images whose label is among the five most probable classes.",

@@ -26,7 +26,7 @@ def test_metrics_have_one_row_per_evaluation_and_columns_from_the_task(tmp_path,
     files.close()
     rows = rows_of(tmp_path / "metrics.csv")
     assert (tmp_path / "metrics.csv").read_text().startswith(header)
-    assert header.startswith("step,val/miou,val/macc,val/aacc,val/fwiou,val/loss,val/iou/ground,")
+    assert header.startswith("step,val/miou,val/macc,val/aacc,val/fwiou,val/boundary_iou_3px,val/loss,val/iou/ground,")
     assert [row["step"] for row in rows] == ["100", "200"]
     assert float(rows[0]["val/miou"]) == report.scalars["val/miou"]
 
