@@ -34,6 +34,9 @@ FLOORS = {
     "data.loading": 2,
     "metrics": 1,
     "boundary": 2,
+    "svg": 0,
+    "comparison": 0,
+    "history": 0,
     "mistakes": 1,
     "optim": 1,
     "checkpoint": 1,
@@ -54,6 +57,7 @@ FLOORS = {
     "build": 5,
     "trained": 5,
     "cli": 6,
+    "__main__": 6,
 }
 
 

@@ -1,0 +1,32 @@
+"""Reading what a run has written: its evaluations and its steps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+
+def evaluations(run: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, oldest first, "step" among the tags; what a row does not have is left out."""
+    try:
+        with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
+            return [{tag: float(text) for tag, text in row.items() if tag and text} for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def steps(run: Path) -> list[dict[str, float]]:
+    """The lines of steps.jsonl; a number that was not finite is NaN, a line that is not whole is left out."""
+    found = list[dict[str, float]]()
+    try:
+        lines = (run / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            found.append({tag: math.nan if value is None else float(value) for tag, value in json.loads(line).items()})
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return found
