@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
+import io
 import json
 import math
 import re
@@ -10,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -227,33 +230,22 @@ class Runner:
         words = one.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
         self.say(f"FAILED {one}: exit code {code}, see {one.log}\n       {words[-1]}")
 
-    def stoppable(self) -> Stopping:
+    @contextlib.contextmanager
+    def stoppable(self) -> Iterator[None]:
         """Signals go to the runs, which save and end; a second one ends them at once."""
-        return Stopping(self)
+        before = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def stop(self, number: int) -> None:
+    def stop(self, number: int, _: object) -> None:
         """What a signal does."""
         for _, process, _ in self.running.values():
             process.send_signal(signal.SIGKILL if self.stopped else number)
         self.stopped = number
         print("stopping; runs save first, the same signal again ends them at once", file=sys.stderr)
-
-
-class Stopping:
-    """Signals stop a runner while this is entered."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-
-    def __enter__(self) -> None:
-        def on_signal(number: int, _: object) -> None:
-            self.runner.stop(number)
-
-        self.before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def _plain(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -266,7 +258,8 @@ def _plain(rows: Sequence[Row]) -> list[dict[str, object]]:
 def _runs_csv(runs: Sequence[Run]) -> str:
     scores = {one: one.scores() for one in runs}
     tags = list(dict.fromkeys(tag for values in scores.values() for tag in values))
-    lines = [["variant", "seed", *tags]]
-    for one, values in scores.items():
-        lines.append([one.variant, str(one.seed), *(repr(values[tag]) if tag in values else "" for tag in tags)])
-    return "".join(",".join(f'"{cell}"' if "," in cell else cell for cell in line) + "\n" for line in lines)
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["variant", "seed", *tags], lineterminator="\n")
+    table.writeheader()
+    table.writerows({"variant": one.variant, "seed": one.seed, **values} for one, values in scores.items())
+    return text.getvalue()

@@ -1,0 +1,108 @@
+"""A sweep as a user meets it: real runs in processes of their own."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segtrain.cli.sweep import main
+from segtrain.run import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+SWEEP = f"""
+config: {ROOT}/tests/tiny.yaml
+overrides: [train.steps=2, validate.every=2, checkpoint.every=2, log.pictures=0, "criterion.warmup=0"]
+seeds: [0, 1]
+variants:
+  mined: []
+  plain: ["criterion={{name: cross_entropy}}"]
+"""
+FLAGS = ["--import", "tiny_components", "--config", "sweep.yaml", "--out", "out", "--device", "cpu"]
+
+
+@pytest.fixture
+def sweep(in_tmp, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (in_tmp / "sweep.yaml").write_text(SWEEP)
+    return in_tmp
+
+
+def test_runs_are_compared_kept_and_a_failed_one_does_not_stop_the_rest(sweep, capsys):
+    bad = "data.train={name: scenes, split: train, length: 10, size: [24, 32], missing: 1}"
+    assert main([*FLAGS, f"variants.bad=['{bad}']"]) == 2, "a mistake in a variant is told before anything is trained"
+    assert "variant 'bad'" in capsys.readouterr().err
+    assert not (sweep / "out").exists()
+
+    (sweep / "out" / "plain").mkdir(parents=True)
+    (sweep / "out" / "plain" / "seed-0").write_text("in the way")
+    assert main(FLAGS) == 1
+    told = capsys.readouterr().out
+    assert "FAILED plain · seed 0: exit code 2" in told
+    assert told.count("done ") == 3
+
+    (sweep / "out" / "plain" / "seed-0").unlink()
+    before = (sweep / "out" / "mined" / "seed-1" / "status.json").stat().st_mtime_ns
+    assert main([*FLAGS, "--json"]) == 0
+    result = capsys.readouterr()
+    assert "3 of 4 runs have finished already" in result.err
+    assert (sweep / "out" / "mined" / "seed-1" / "status.json").stat().st_mtime_ns == before
+
+    rows = json.loads(result.out)["rows"]
+    miou = next(row for row in rows if (row["metric"], row["variant"]) == ("val/miou", "plain"))
+    scores = [[_miou(sweep, variant, seed) for seed in (0, 1)] for variant in ("mined", "plain")]
+    assert miou["differences"] == pytest.approx([b - a for a, b in zip(*scores, strict=True)])
+    with open(sweep / "out" / "runs.csv") as file:
+        assert [float(row["val/miou"]) for row in csv.DictReader(file) if row["variant"] == "mined"] == scores[0]
+    assert "4 of 4 runs" in (sweep / "out" / "sweep.md").read_text()
+    assert "boundary IoU" in (sweep / "out" / "sweep.svg").read_text()
+
+
+def _miou(folder, variant, seed):
+    with open(folder / "out" / variant / f"seed-{seed}" / "metrics.csv") as file:
+        return float(list(csv.DictReader(file))[-1]["val/miou"])
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_the_run_save_and_the_same_command_goes_on(sweep):
+    command = [sys.executable, "-m", "segtrain", "sweep", *FLAGS, "seeds=[0]", "variants={only: []}"]
+    endless = subprocess.Popen(
+        [*command, "overrides=[train.steps=100000, validate.every=100000, checkpoint.every=100000, log.pictures=0]"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    run = RunDirectory(sweep / "out" / "only" / "seed-0")
+    deadline = time.monotonic() + 120
+    while not (run.path / "steps.jsonl").exists() or not (run.path / "steps.jsonl").stat().st_size:
+        assert time.monotonic() < deadline
+        assert endless.poll() is None
+        time.sleep(0.1)
+    endless.send_signal(signal.SIGINT)
+    _, errors = endless.communicate(timeout=60)
+    assert endless.returncode == 130, errors
+    assert "goes on from here" in errors
+    assert "Traceback" not in errors
+    stopped = run.read_status()
+    assert stopped["status"] == "interrupted"
+    length = stopped["step"] + 3
+    short = f"overrides=[train.steps={length}, validate.every={length}, checkpoint.every={length}, log.pictures=0]"
+    rest = subprocess.run([*command, short], capture_output=True, text=True, check=False, timeout=120)
+    assert rest.returncode == 0, rest.stderr
+    assert f"at step {stopped['step']}" in (run.path / "log.txt").read_text()
+
+
+def test_mistakes_in_the_file_are_told_with_their_place(sweep, capsys):
+    (sweep / "sweep.yaml").write_text("config: x.yaml\nseeds: [0, 0]\nvariants: {a/b: []}\n")
+    assert main(FLAGS) == 2
+    assert "the variant 'a/b' names a folder" in capsys.readouterr().err
+    assert main([*FLAGS, "variants={a: []}"]) == 2
+    assert "a seed stands twice" in capsys.readouterr().err
+    assert main([*FLAGS, "variants={a: []}", "seeds=[0]"]) == 2
+    assert "'x.yaml' does not exist" in capsys.readouterr().err
