@@ -64,6 +64,20 @@ class RunDirectory:
             return {}
         return content if isinstance(content, dict) else {}
 
+    def in_use(self) -> bool:
+        """Whether a process is writing it."""
+        try:
+            handle = os.open(self.path / ".lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
     def _lock(self) -> None:
         """Two processes must not write one run. A record lock ends with its process; forked workers do not have it."""
         handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)

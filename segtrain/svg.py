@@ -15,6 +15,16 @@ _STYLE = "font-family:system-ui,sans-serif;font-size:13px;fill:#222;background:#
 _ROW, _GAP, _LEFT, _TOP = 17, 12, 170, 26
 
 
+def color(index: int) -> str:
+    """The colour of the series with this number."""
+    return COLORS[index % len(COLORS)]
+
+
+def dash(index: int) -> str:
+    """Its dashes, other ones for each round of colours."""
+    return DASHES[index // len(COLORS) % len(DASHES)]
+
+
 class Bar(NamedTuple):
     """A mean with its interval (NaN: none) and the values it comes from."""
 
@@ -23,11 +33,6 @@ class Bar(NamedTuple):
     low: float
     high: float
     values: Sequence[float]
-
-
-def color(index: int) -> str:
-    """The colour of the series with this number."""
-    return COLORS[index % len(COLORS)]
 
 
 def intervals(title: str, groups: Mapping[str, Sequence[Bar]], *, width: int = 720) -> str:
@@ -56,6 +61,82 @@ def intervals(title: str, groups: Mapping[str, Sequence[Bar]], *, width: int = 7
         for i, name in enumerate(names)
     ]
     return _svg(width, y + 24, title, [*grid, *labels, *legend, *parts])
+
+
+Points = Sequence[tuple[float, float]]
+
+
+def lines(
+    title: str, series: Mapping[str, Points], *, width: int = 560, height: int = 230, x_name: str = "step"
+) -> str:
+    """Lines over a common axis with a legend below; a value that is not finite is a gap. Long ones are averaged."""
+    drawn = {name: _thinned(points) for name, points in series.items()}
+    known = [(x, y) for points in drawn.values() for x, y in points if math.isfinite(y)]
+    left, right = min((x for x, _ in known), default=0.0), max((x for x, _ in known), default=1.0)
+    low, high, marks = ticks(min((y for _, y in known), default=0.0), max((y for _, y in known), default=1.0))
+    first, last, steps = left, max(right, left + 1), [x for x in ticks(left, right)[2] if left <= x <= right]
+    inner, bottom = (58, width - 16), height - 34
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = inner[0] + (x - first) / (last - first) * (inner[1] - inner[0])
+        return across, bottom - (y - low) / (high - low) * (bottom - _TOP - 8)
+
+    parts = [_line(inner[0], at(0, y)[1], inner[1], at(0, y)[1], "#ddd") for y in marks]
+    parts += [_text(inner[0] - 6, at(0, y)[1] + 4, _number(y), "end") for y in marks]
+    parts += [_text(at(x, low)[0], bottom + 16, _number(x), "middle") for x in steps]
+    parts.append(_text(inner[1], bottom + 30, x_name, "end"))
+    for index, points in enumerate(drawn.values()):
+        parts += _polylines(points, at, index)
+    legend, below = _legend(list(drawn), inner[0], height + 6, width)
+    return _svg(width, below, title, [*parts, *legend])
+
+
+def _polylines(points: Points, at: Callable[[float, float], tuple[float, float]], index: int) -> list[str]:
+    pieces: list[list[str]] = [[]]
+    for x, y in points:
+        if math.isfinite(y):
+            pieces[-1].append("{:.1f},{:.1f}".format(*at(x, y)))
+        elif pieces[-1]:
+            pieces.append([])
+    style = f'stroke="{color(index)}" stroke-dasharray="{dash(index)}"'
+    drawn = []
+    for piece in filter(None, pieces):
+        if len(piece) == 1:
+            x, _, y = piece[0].partition(",")
+            drawn.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{color(index)}"/>')
+        drawn.append(f'<polyline points="{" ".join(piece)}" fill="none" stroke-width="2" {style}/>')
+    return drawn
+
+
+def _legend(names: Sequence[str], left: float, top: float, width: float) -> tuple[list[str], float]:
+    """Entries in rows, and where they end; nothing for one line, which the title names."""
+    parts, x, y = list[str](), left, top
+    for index, name in enumerate(names):
+        needed = 34 + 7.6 * len(name)
+        if x > left and x + needed > width:
+            x, y = left, y + _ROW
+        parts.append(
+            f'<line x1="{x:.0f}" y1="{y:.0f}" x2="{x + 22:.0f}" y2="{y:.0f}" stroke="{color(index)}" stroke-width="3" '
+            f'stroke-dasharray="{dash(index)}"/>' + _text(x + 27, y + 4, name)
+        )
+        x += needed
+    return parts, y + 14
+
+
+def _thinned(points: Points, limit: int = 300) -> Points:
+    size = -(-len(points) // limit)
+    if size <= 1:
+        return points
+    means = []
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        finite = [y for _, y in part if math.isfinite(y)]
+        means.append((part[-1][0], sum(finite) / len(finite) if finite else math.nan))
+    return means
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def ticks(low: float, high: float, count: int = 6) -> tuple[float, float, list[float]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train a model from a configuration",
     "sweep": "train variants with several seeds and compare them",
+    "runs": "list, show, compare, plot, clean up and report what runs have left",
     "predict": "say what a trained model sees in images",
     "data": "check, count, show, divide, convert or make up data",
 }
