@@ -102,14 +102,14 @@ def _polylines(points: Points, at: Callable[[float, float], tuple[float, float]]
     drawn = []
     for piece in filter(None, pieces):
         if len(piece) == 1:
-            x, _, y = piece[0].partition(",")
-            drawn.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{color(index)}"/>')
+            column, _, row = piece[0].partition(",")
+            drawn.append(f'<circle cx="{column}" cy="{row}" r="3" fill="{color(index)}"/>')
         drawn.append(f'<polyline points="{" ".join(piece)}" fill="none" stroke-width="2" {style}/>')
     return drawn
 
 
 def _legend(names: Sequence[str], left: float, top: float, width: float) -> tuple[list[str], float]:
-    """Entries in rows, and where they end; nothing for one line, which the title names."""
+    """Entries in rows, and where they end."""
     parts, x, y = list[str](), left, top
     for index, name in enumerate(names):
         needed = 34 + 7.6 * len(name)

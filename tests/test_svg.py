@@ -29,3 +29,20 @@ def test_the_ticks_are_evenly_spaced_and_enclose_the_range(low, high):
     assert 2 <= len(marks) <= 9
     steps = [b - a for a, b in itertools.pairwise(marks)]
     assert steps == pytest.approx([steps[0]] * len(steps))
+
+
+def test_lines_break_where_a_value_is_unknown_and_a_lone_value_is_a_point():
+    chart = svg.lines("t", {"a": [(0, 1.0), (1, 2.0), (2, math.nan), (3, 1.0)], "b": []})
+    assert chart.count("<polyline") == 2
+    assert chart.count("<circle") == 1
+    assert "nan" not in chart
+    ElementTree.fromstring(chart)
+
+
+def test_a_long_line_is_drawn_from_means_that_keep_its_end():
+    chart = svg.lines("t", {"a": [(x, float(x % 2)) for x in range(10_000)]})
+    line = next(element for element in ElementTree.fromstring(chart).iter() if element.tag.endswith("polyline"))
+    points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    assert len(points) <= 300
+    assert points[-1][0] == pytest.approx(544, abs=0.2), "the right edge"
+    assert len({y for _, y in points[:-1]}) == 1
