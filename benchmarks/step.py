@@ -145,6 +145,8 @@ def segtrain_loop(built: Built, feed: Iterator[Batch], steps: int, folder: str |
     """The whole trainer; with a folder also everything that a run writes between evaluations."""
 
     class Given:
+        batches_per_epoch = 40
+
         def start(self, batch: int) -> Iterator[Batch]:
             return feed
 

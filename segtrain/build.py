@@ -166,6 +166,7 @@ def training_loader(
         transforms,
         batch_size=config.data.batch_size,
         workers=config.data.workers,
+        timeout_s=config.data.timeout,
         seed=config.seed,
         rank=distributed.rank(),
         world=distributed.world_size(),
@@ -299,6 +300,7 @@ def make_evaluator(
         prepare,
         batch_size=config.data.val_batch_size or config.data.batch_size,
         workers=config.data.workers,
+        timeout_s=config.data.timeout,
         rank=distributed.rank(),
         world=distributed.world_size(),
     )

@@ -18,6 +18,11 @@ class UserError(Exception):
         super().__init__("\n".join(messages))
         self.messages: tuple[str, ...] = messages
 
+    def add(self, message: str) -> None:
+        """One more message, for whoever knows more than the place where the error arose."""
+        self.messages += (message,)
+        self.args = ("\n".join(self.messages),)
+
     def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
         return type(self), self.messages  # crosses the pipe of a loader worker whole
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.losses.criterion import Criterion
+from segtrain.memory import memory_for
 from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
 from segtrain.mistakes import Mistakes
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
+
+SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare smaller images in data.val_prepare"
 
 
 class Evaluator:
@@ -48,13 +51,14 @@ class Evaluator:
         wrong = Mistakes(self.task, self.pictures)
         losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
-            batch = batch.to(device)
-            logits = self._logits(model, batch)
-            scores.update(logits, batch.target)
-            if outlines is not None:
-                outlines.update(logits, batch.target)
-            wrong.update(logits, batch)
-            losses += self.criterion.plain(logits, batch.target, step)
+            with memory_for(batch.in_words, device, SMALLER_BATCH):
+                batch = batch.to(device)
+                logits = self._logits(model, batch)
+                scores.update(logits, batch.target)
+                if outlines is not None:
+                    outlines.update(logits, batch.target)
+                wrong.update(logits, batch)
+                losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
         model.train(was_training)

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from segtrain.data.paths import some
+from segtrain.distributed import of_all_ranks
 from segtrain.errors import TrainingError
 
 Policy = Literal["raise", "skip"]
+
+
+class NonFiniteError(TrainingError):
+    """A gradient was not finite; `attempt` and `ranks` tell which batches it came from."""
+
+    attempt = 0
+    ranks: tuple[int, ...] = (0,)
+
+
+class Attempt(NamedTuple):
+    """A step that is about to be taken, and what there is to say if it must not."""
+
+    step: int  # finished steps before it
+    number: int  # attempts before it: with the accumulation, the position of its batches
+    ids: tuple[str, ...]  # samples of this rank
+    norm: Tensor  # of the gradient, the same on all ranks
+    losses: Mapping[str, Tensor]  # over all ranks
+    sums: Mapping[str, Tensor]  # of the losses of this rank's pixels, before any are mined
 
 
 class FiniteGuard:
@@ -24,43 +45,42 @@ class FiniteGuard:
         self.max_consecutive = max_consecutive
         self.consecutive = 0
         self._bad: Tensor | None = None  # bool per step since the last check, on the device
-        self._seen: list[tuple[int, tuple[str, ...]]] = []
+        self._seen: list[Attempt] = []
 
-    def admits(self, norm: Tensor, step: int, ids: tuple[str, ...]) -> bool:
+    def admits(self, attempt: Attempt) -> bool:
         """Whether the step may count. Under `raise` always True: `check` will end the run."""
-        bad = ~torch.isfinite(norm.detach())
+        bad = ~torch.isfinite(attempt.norm.detach())
         if self.policy == "raise":
             self._bad = bad[None] if self._bad is None else torch.cat([self._bad, bad[None]])
-            self._seen.append((step, ids))
+            self._seen.append(attempt)
             return True
         self.consecutive = self.consecutive + 1 if bool(bad) else 0
         if self.consecutive >= self.max_consecutive:
-            raise TrainingError(
-                f"step {step}: {self.consecutive} steps in a row had a non-finite gradient and were skipped "
-                f"(train.max_nonfinite is {self.max_consecutive}). {_batch(ids)}. {_REMEDY}"
+            raise _error(
+                attempt,
+                f"{self.consecutive} steps in a row had a non-finite gradient and were skipped "
+                f"(train.max_nonfinite is {self.max_consecutive})",
             )
         return self.consecutive == 0
 
-    def fits(self, norm: Tensor, scale: float, step: int, ids: tuple[str, ...]) -> bool:
-        """Whether a step of scaled fp16 gradients may count. Raises TrainingError when no scale is small enough."""
-        finite = bool(torch.isfinite(norm))
+    def fits(self, attempt: Attempt, scale: float) -> bool:
+        """Whether a step of scaled fp16 gradients may count. Raises NonFiniteError when no scale is small enough."""
+        finite = bool(torch.isfinite(attempt.norm))
         if not finite and scale < 1:
-            raise TrainingError(
-                f"step {step}: the gradient is not finite at any scale (the gradient scale is {scale:g}). "
-                f"{_batch(ids)}. {_REMEDY}"
-            )
+            raise _error(attempt, f"the gradient is not finite at any scale (the gradient scale is {scale:g})")
         return finite
 
     def check(self) -> None:
-        """Raise TrainingError if a step since the last call had a non-finite gradient. Synchronises once."""
+        """Raise NonFiniteError if a step since the last call had a non-finite gradient. Synchronises once."""
         bad, seen = self._bad, self._seen
         self._bad, self._seen = None, []
         if bad is None or not bool(bad.any()):
             return
-        step, ids = seen[int(bad.int().argmax())]
-        raise TrainingError(
-            f"step {step}: the gradient is not finite (NaN or infinite). {_batch(ids)}. {_REMEDY}, "
-            "or train.on_nonfinite=skip to leave such steps out"
+        first = seen[int(bad.int().argmax())]
+        raise _error(
+            first,
+            "the gradient is not finite (NaN or infinite)",
+            ", or train.on_nonfinite=skip to leave such steps out",
         )
 
 
@@ -70,6 +90,14 @@ _REMEDY = (
 )
 
 
-def _batch(ids: tuple[str, ...]) -> str:
-    shown = ", ".join(ids[:8])
-    return f"Batch: {shown}" + (f", … ({len(ids)} in all)" if len(ids) > 8 else "")
+def _error(attempt: Attempt, trouble: str, more: str = "") -> NonFiniteError:
+    """The error of a step, the same on all ranks; every rank takes part."""
+    here = not all(bool(torch.isfinite(value)) for value in attempt.sums.values())
+    ids, guilty = zip(*of_all_ranks((attempt.ids, here)), strict=True)
+    ranks = tuple(rank for rank, bad in enumerate(guilty) if bad or not any(guilty))  # or only backward overflowed
+    batches = [f"Batch{f' of rank {rank}' if len(ids) > 1 else ''}: {some(ids[rank], 8)}" for rank in ranks[:4]]
+    numbers = {"gradient norm": attempt.norm, **attempt.losses}
+    told = ", ".join(f"{name} {value.item():g}" for name, value in numbers.items())
+    error = NonFiniteError(f"step {attempt.step}: {trouble}: {told}. {'. '.join(batches)}. {_REMEDY}{more}")
+    error.attempt, error.ranks = attempt.number, ranks
+    return error

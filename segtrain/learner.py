@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
 from segtrain.errors import CheckpointError
-from segtrain.finite import FiniteGuard
+from segtrain.finite import Attempt, FiniteGuard
 from segtrain.losses.criterion import Criterion
 from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.parallel import gathered, load_full, spread, whole
@@ -76,7 +76,7 @@ class Learner:
         self.encoder.drop_gradients(self.step)
         self.scaler.unscale_(self.optimizer)
         norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
-        if self._takes_step(norm, batches):
+        if self._takes_step(self._attempt(batches, norm, logs)):
             self.step += 1
             _add(self.logs, {**logs, "grad_norm": norm, "updates": torch.ones_like(norm)})
             if self.ema is not None:
@@ -95,14 +95,20 @@ class Learner:
         """Ranks exchange gradients once a step, with the last micro-batch."""
         return self.forward.no_sync() if local and isinstance(self.forward, DistributedDataParallel) else nullcontext()
 
-    def _takes_step(self, norm: Tensor, batches: Sequence[Batch]) -> bool:
+    def _attempt(self, batches: Sequence[Batch], norm: Tensor, logs: Logs) -> Attempt:
         ids = tuple(i for batch in batches for i in batch.ids)
+        losses, sums = (
+            {key.removeprefix(tag): logs[key] for key in logs if key.startswith(tag)} for tag in ("loss/", "all_total/")
+        )
+        return Attempt(self.step, self.step + self.skipped, ids, norm.detach(), losses, sums)
+
+    def _takes_step(self, attempt: Attempt) -> bool:
         if self.scaler.is_enabled():  # fp16 overflows now and then, and the scaler waits for the device anyway
-            taken = self.guard.fits(norm, self.scaler.get_scale(), self.step, ids)
+            taken = self.guard.fits(attempt, self.scaler.get_scale())
             self.scaler.step(self.optimizer)  # leaves the optimizer alone where a gradient is not finite
             self.scaler.update()
-        elif taken := self.guard.admits(norm, self.step, ids):
-            self._gate(norm)
+        elif taken := self.guard.admits(attempt):
+            self._gate(attempt.norm)
             self.optimizer.step()
         self.skipped += not taken
         return taken
@@ -195,11 +201,17 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Set every global random generator to a state from `rng_state`."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"][0])
-    keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
+    """Set every global random generator to a state from `rng_state`; CheckpointError if it is none."""
+    try:
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"][0])
+        keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+        version, internal, gauss_next = state["python"]
+        random.setstate((version, tuple(internal), gauss_next))
+    except Exception as error:  # the generators raise anything at numbers that are not theirs
+        raise CheckpointError(
+            f"the random state of the checkpoint cannot be restored ({type(error).__name__}: {error}), so the run "
+            "would not go on as it was; start a new run from these weights with --init"
+        ) from error

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.checkpoint import load, newest_valid
+from segtrain.config.reader import restore
+from segtrain.config.writer import plain_config
 from segtrain.errors import CheckpointError, ConfigError
 from segtrain.run import RunDirectory, latest_run, new_run, run_of_job
 
@@ -20,6 +22,7 @@ FREE = (
     "train.max_nonfinite",
     "train.process_group_timeout",
     "data.workers",
+    "data.timeout",
     "data.*.root",
     "data.val_batch_size",
     "validate.every",
@@ -57,6 +60,15 @@ def choose(resume: str | None, directory: Path | None, root: Path, name: str, re
         return _named(Path(resume), directory, root, name)
     run = RunDirectory(directory) if directory else latest_run(root, name) or new_run(root, name)
     return _newest_or_start(run)
+
+
+def completed(then: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says that its run was made of, with the defaults of keys that did not exist yet."""
+    try:
+        config, _ = restore(then, Path("checkpoint"))
+    except ConfigError:  # it has keys that are gone: `changes` tells them one by one
+        return then
+    return {**then, **plain_config(config)}
 
 
 def changes(then: dict[str, Any], now: dict[str, Any], overridden: Sequence[str]) -> list[str]:

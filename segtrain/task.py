@@ -53,6 +53,11 @@ class Batch(NamedTuple):
         image = self.image.to(device, non_blocking=True, memory_format=memory_format)
         return Batch(image, self.target.to(device, non_blocking=True), self.ids)
 
+    def in_words(self) -> str:
+        """Its size and its samples, for errors."""
+        names = ", ".join(self.ids[:8]) + (", …" if len(self.ids) > 8 else "")
+        return f"{'x'.join(map(str, self.image.shape))} ({names})"
+
 
 def predict(logits: Tensor) -> Tensor:
     """Class ids of the highest score, int64 [B, *]; one channel is a binary decision at logit 0."""

@@ -46,8 +46,7 @@ def load_trained(path: Path, device: torch.device, *, weights: Weights = "auto")
     """
     file = _file(path)
     state = load(file)
-    sections = [field.name for field in dataclasses.fields(Config)]
-    config, source = restore({name: state["config"][name] for name in sections}, file)  # and what else made the run
+    config, source = restore(state["config"], file)
     about = state["task"]
     task = Task(
         about["kind"], tuple(about["classes"]), tuple(tuple(color) for color in about["palette"]), about["ignore_index"]

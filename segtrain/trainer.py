@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
+from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks, world_size
+from segtrain.errors import TrainingError
 from segtrain.learner import Learner
+from segtrain.memory import memory_for
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
@@ -22,9 +24,17 @@ from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 from segtrain.transfer import Transfer
 
+SMALLER_STEP = (
+    "Halve data.batch_size and double train.accumulate (about the same step in less memory), crop smaller in "
+    "data.augment, or use train.amp=bf16"
+)
+
 
 class Batches(Protocol):
     """Training batches without end, from any position counted over all epochs."""
+
+    @property
+    def batches_per_epoch(self) -> int: ...
 
     def start(self, batch: int) -> Iterator[Batch]: ...
 
@@ -96,18 +106,22 @@ class Trainer:
         self.observers = observers
         self.samples = SampleLosses(learner.criterion)
         self.best = Best(monitor)
+        self.logged: float = 0  # the step of the last log
+        self.learnt = 0  # the last step that is known to have had a label
         self.stop_signal = 0  # set by a signal handler: the current step is finished, the state is saved
 
     def run(self) -> Best:
         """Train to the end. Raises Interrupted after a stop signal, TrainingError when the loss is not finite."""
         clock = Clock(self.transfer.device)
         learner, vote = self.learner, Vote()
+        if learner.step > self.learnt:  # what a resumed run logs first has sums from before
+            self.logged, self.learnt = -math.inf, learner.step
         source = self.batches.start((learner.step + learner.skipped) * self.accumulate)
         while learner.step < self.steps:
             with clock.waiting():
                 batches = [self.transfer(batch) for batch in islice(source, self.accumulate)]
             before = learner.step
-            logits = learner.update(batches)
+            logits = self._update(batches)
             clock.count(sum(len(batch.ids) for batch in batches))
             step, last, moved = learner.step, learner.step == self.steps, learner.step > before
             if moved and self.observers:
@@ -126,8 +140,16 @@ class Trainer:
         vote.finish()
         return self.best
 
+    def _update(self, batches: Sequence[Batch]) -> torch.Tensor:
+        def what() -> str:
+            return f"a step on {' and '.join(batch.in_words() for batch in batches)}"
+
+        with memory_for(what, self.transfer.device, SMALLER_STEP):
+            return self.learner.update(batches)
+
     def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
         scalars = self.learner.read_logs()
+        self._refuse_empty_epoch(scalars["train/empty_batches"])
         mined_at = self.learner.step - 1  # as the loss was
         seen = self.learner.criterion.inspect(logits, batch.target, mined_at) if is_main() else None
         if seen is not None:
@@ -137,6 +159,19 @@ class Trainer:
         for observer in self.observers:
             observer.on_step(self.learner.step, scalars)
             observer.on_samples(self.learner.step, samples)
+
+    def _refuse_empty_epoch(self, empty: float) -> None:
+        """Raise TrainingError when no batch since an epoch or more had a label to learn from."""
+        step = self.learner.step
+        if empty < (step - self.logged) * self.accumulate * world_size():
+            self.learnt = step
+        self.logged = step
+        if step > self.learnt and (step - self.learnt) * self.accumulate >= self.batches.batches_per_epoch:
+            raise TrainingError(
+                f"step {step}: a whole epoch held nothing but ignored pixels ({step - self.learnt} steps), so nothing "
+                "is learnt. See what the network is given: tools/data.py browse CONFIG --augmented; and what is wrong "
+                "with the labels: tools/data.py check CONFIG --all"
+            )
 
     def _validate(self) -> None:
         self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint

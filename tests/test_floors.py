@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "writing": 0,
     "precision": 0,
+    "memory": 0,
     "parallel": 1,
     "compiling": 0,
     "profiling": 0,

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segtrain.cli.stopping import leave, on_stop
+
 EXAMPLES = """examples:
   tools/train.py --config configs/bootstrap.yaml
   tools/train.py --config configs/camvid.yaml data.batch_size=16 criterion.top_p=0.15
@@ -70,10 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_intermixed_args(argv)
     if args.config is None and args.resume in (None, "auto"):
         p.error("--config is needed (it may be left out with --resume PATH of a run)")
-    try:
+    with on_stop(leave):
         from segtrain.cli.common import guarded
         from segtrain.cli.training import train
-    except KeyboardInterrupt:
-        return 130
 
-    return guarded(lambda: train(args), show_traceback=args.traceback)
+        return guarded(lambda: train(args), show_traceback=args.traceback)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +18,24 @@ from segtrain import checkpoint, distributed
 from segtrain.build import Built, Limits, build, load_weights, register_components
 from segtrain.cli.banner import banner
 from segtrain.cli.common import remarks
+from segtrain.cli.stopping import exit_code, on_stop
 from segtrain.config import Config, Source, load
 from segtrain.config.writer import plain_config
 from segtrain.data.check import check_labels
-from segtrain.errors import ConfigError
+from segtrain.data.feed import num_workers
+from segtrain.errors import ConfigError, UserError
+from segtrain.finite import NonFiniteError
 from segtrain.observers import pictures
 from segtrain.observers.console import Console
 from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
 from segtrain.profiling import heaviest, in_words
-from segtrain.resume import Start, changes, choose
+from segtrain.resume import Start, changes, choose, completed
 from segtrain.run import RunDirectory
 from segtrain.trainer import Best, Interrupted, Trainer
 
 QUICK_CHECK = 64  # label files looked at before every run
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -45,7 +44,9 @@ def train(args: argparse.Namespace) -> int:
     config, source = load(config_path(args), args.overrides)
     device = distributed.start(args.device, timeout_s=config.train.process_group_timeout)
     start = chosen(args, config, source)
-    notes = changes(start.state["config"], made_from(config, args), args.override_resume) if start.state else []
+    notes: list[str] = []
+    if start.state is not None:
+        notes = changes(completed(start.state["config"]), made_from(config, args), args.override_resume)
     with remarks() as told:
         built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
     if (weights := args.init or config.init) and start.state is None:  # a resumed run has weights of its own
@@ -94,7 +95,10 @@ def check(built: Built, *, everything: bool) -> str:
     """Look at labels before they cost a night; returns what to tell of it."""
     told = []
     for split, dataset in (("train", built.train), ("val", built.val)):
-        told.append(f"{split}: {check_labels(dataset, len(dataset) if everything else QUICK_CHECK)}")
+        count, workers = QUICK_CHECK, 0
+        if everything:  # in other processes, because a damaged file can take down the one that reads it
+            count, workers = len(dataset), max(1, num_workers(built.config.data.workers))
+        told.append(f"{split}: {check_labels(dataset, count, workers=workers)}")
     return " · ".join(told)
 
 
@@ -151,26 +155,48 @@ class Job:
             self.trainer.load_state_dict(self.start.state)
         if distributed.is_main():
             self.run_dir.start(self.source.to_yaml())
-        try:
-            with stoppable(self.trainer):
+        with on_stop(self.stop):
+            try:
                 if distributed.is_main():
                     self.open()
                 best = self.train()
-        except Interrupted as stop:
-            self.end("interrupted", f"stopped by signal {stop.signal}; --resume auto goes on from here")
-            return 130 if stop.signal == signal.SIGINT else 143
-        except BaseException as error:
-            self.end("failed", None, error=f"{type(error).__name__}: {error}")
-            raise
-        self.end("finished", self.farewell(best))
+            except Interrupted as stop:
+                self.end("interrupted", f"stopped by signal {stop.signal}; --resume auto goes on from here")
+                return exit_code(stop.signal)
+            except BaseException as error:
+                if isinstance(error, NonFiniteError):
+                    self.keep(error)
+                self.end("failed", None, error=f"{type(error).__name__}: {error}")
+                raise
+            self.end("finished", self.farewell(best))
         if distributed.is_main():
             print(json.dumps(self.result("finished")))
         return 0
+
+    def stop(self, number: int) -> None:
+        """Let the step finish, save and end; what a signal asks for."""
+        self.trainer.stop_signal = number
+        print("stopping after this step; the same signal again ends at once", file=sys.stderr)
+
+    def keep(self, error: NonFiniteError) -> None:
+        """Save the batches that a non-finite gradient came from, to be looked at; they are told in `error`."""
+        if not distributed.is_main():
+            return
+        path, count = self.run_dir.path / "nan-batch.pt", self.config.train.accumulate
+        with contextlib.suppress(UserError, OSError):  # that this fails must not hide the reason
+            batches = [
+                {"rank": rank, "ids": list(batch.ids), "image": batch.image, "target": batch.target}
+                for rank in error.ranks
+                for batch in self.built.loader.again(error.attempt * count, count, rank)
+            ]
+            checkpoint.save(path, {"batches": batches})
+            error.add(f"the batch is kept in {path}; segtrain.checkpoint.load reads it")
 
     def open(self) -> None:
         """Tidy up, see that there is room for checkpoints, and begin to tell."""
         folder, weights = self.run_dir.checkpoints, self.built.learner.model.state_dict()
         checkpoint.remove_temporaries(folder)
+        self.prune()
         # with averaged weights and two moments four times the weights, and the next is written beside the last
         checkpoint.require_space(folder, 8 * checkpoint.size_of(weights))
         self.status("running")
@@ -223,7 +249,7 @@ class Job:
         """What the network will see next, augmented, as a picture."""
         learner = self.trainer.learner
         position = (learner.step + learner.skipped) * self.config.train.accumulate
-        batch = next(dataclasses.replace(self.built.loader, workers=0).start(position))
+        (batch,) = self.built.loader.again(position, 1)
         images, targets = batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
         return pictures.batch(images, targets, batch.ids, self.built.task)
 
@@ -248,9 +274,13 @@ class Job:
             numbered = folder / f"step-{self.trainer.learner.step}.pt"
             checkpoint.save(numbered, complete)
             checkpoint.link(numbered, folder / "last.pt")
-            for problem in checkpoint.prune(folder, self.config.checkpoint.keep_last):
-                self.say(f"warning: {problem}")
+            self.prune()
         self.status("running")
+
+    def prune(self) -> None:
+        """Delete the oldest checkpoints beyond those to keep."""
+        for problem in checkpoint.prune(self.run_dir.checkpoints, self.config.checkpoint.keep_last):
+            self.say(f"warning: {problem}")
 
     def result(self, status: str) -> dict[str, Any]:
         """The last line of a run."""
@@ -288,20 +318,3 @@ class Job:
         """To the user and the log."""
         if self.console is not None:
             self.console.line(text)
-
-
-@contextlib.contextmanager
-def stoppable(trainer: Trainer) -> Iterator[None]:
-    """The first signal lets the step finish and saves; a second one ends the process at once."""
-
-    def on_signal(number: int, _: object) -> None:
-        trainer.stop_signal = number
-        signal.signal(number, signal.SIG_DFL)
-        print("stopping after this step; the same signal again ends at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -85,8 +85,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] =
 
 
 def restore(tree: Any, path: Path) -> tuple[Config, Source]:
-    """The config that `plain_config` made `tree` of, as a checkpoint at `path` holds it; ConfigError if it is none."""
-    root = parse(to_yaml(tree).encode(), str(path))
+    """The config that `plain_config` made `tree` of, as a checkpoint at `path` holds it; ConfigError if it is none.
+
+    What else the checkpoint tells of its run is left out, and what did not exist when it was written has its default.
+    """
+    sections = {field.name: tree[field.name] for field in dataclasses.fields(Config) if field.name in tree}
+    root = parse(to_yaml(sections).encode(), str(path))
     checker = Checker(_homes(Config))
     config = checker.check(Config, root, "")
     if checker.problems:

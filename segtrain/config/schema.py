@@ -25,6 +25,9 @@ class Data:
     workers: Annotated[
         int | Literal["auto"], Field(ge=0, description="loader processes per process; 0: none, auto: by the cores")
     ] = "auto"
+    timeout: Annotated[
+        float, Field(gt=0, description="seconds in which the loader processes must give a batch, or count as stuck")
+    ] = 600.0
     augment: Annotated[
         tuple[Annotated[Component, TRANSFORMS], ...], Field(description="transforms of training samples, in order")
     ] = ()

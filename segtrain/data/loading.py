@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 from segtrain.data.dataset import Dataset
 from segtrain.data.feed import Feed, Key, Source, Workers, batches_by_size, num_workers, one_batch
@@ -67,6 +68,12 @@ class TrainLoader:
         """
         feed = Feed(self.source, lambda: self._keys(batch), one_batch, self.workers, self.timeout_s)
         return iter(feed)
+
+    def again(self, batch: int, count: int, rank: int | None = None) -> list[Batch]:
+        """Batches `batch` to `batch + count`, of this rank or another one, loaded by this process alone."""
+        here = replace(self, workers=0, rank=self.rank if rank is None else rank)
+        with closing(here.start(batch)) as batches:  # type: ignore[type-var]
+            return list(itertools.islice(batches, count))
 
     def _keys(self, batch: int) -> Iterator[list[Key]]:
         """What this rank loads for each batch, from number `batch` on."""
