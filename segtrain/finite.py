@@ -29,7 +29,7 @@ class Attempt(NamedTuple):
     number: int  # attempts before it: with the accumulation, the position of its batches
     ids: tuple[str, ...]  # samples of this rank
     norm: Tensor  # of the gradient, the same on all ranks
-    losses: Mapping[str, Tensor]  # over all ranks
+    losses: Mapping[str, Tensor]  # of this rank; their means over the ranks are those of the step
     sums: Mapping[str, Tensor]  # of the losses of this rank's pixels, before any are mined
 
 
@@ -93,11 +93,12 @@ _REMEDY = (
 def _error(attempt: Attempt, trouble: str, more: str = "") -> NonFiniteError:
     """The error of a step, the same on all ranks; every rank takes part."""
     here = not all(bool(torch.isfinite(value)) for value in attempt.sums.values())
-    ids, guilty = zip(*of_all_ranks((attempt.ids, here)), strict=True)
+    losses = {name: float(value) for name, value in attempt.losses.items()}
+    ids, guilty, values = zip(*of_all_ranks((attempt.ids, here, losses)), strict=True)
     ranks = tuple(rank for rank, bad in enumerate(guilty) if bad or not any(guilty))  # or only backward overflowed
     batches = [f"Batch{f' of rank {rank}' if len(ids) > 1 else ''}: {some(ids[rank], 8)}" for rank in ranks[:4]]
-    numbers = {"gradient norm": attempt.norm, **attempt.losses}
-    told = ", ".join(f"{name} {value.item():g}" for name, value in numbers.items())
-    error = NonFiniteError(f"step {attempt.step}: {trouble}: {told}. {'. '.join(batches)}. {_REMEDY}{more}")
+    told = [f"{name} {sum(one[name] for one in values) / len(values):g}" for name in losses]
+    numbers = ", ".join([f"gradient norm {float(attempt.norm):g}", *told])
+    error = NonFiniteError(f"step {attempt.step}: {trouble}: {numbers}. {'. '.join(batches)}. {_REMEDY}{more}")
     error.attempt, error.ranks = attempt.number, ranks
     return error

@@ -1,4 +1,4 @@
-"""Whether two checkpoints hold the same state, bit by bit."""
+"""Whether two states of a training are the same, bit by bit."""
 
 import hashlib
 
@@ -9,6 +9,11 @@ from segtrain.checkpoint import load
 
 def digest(path):
     """SHA-256 over every tensor, number and name of the training state in a checkpoint, RNG included."""
+    return digest_of(load(path))
+
+
+def digest_of(state):
+    """The same of a state in memory."""
     sha = hashlib.sha256()
 
     def add(value, where):
@@ -22,5 +27,5 @@ def digest(path):
             content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode()
             sha.update(where.encode() + b"=" + content + b";")
 
-    add(load(path), "state")
+    add(state, "state")
     return sha.hexdigest()
