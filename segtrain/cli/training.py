@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -117,6 +118,17 @@ def dry_run(built: Built, source: Source, told: list[str], labels: str) -> int:
     loss.value.backward()
     tell(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")
     return 0
+
+
+def too_slow_to_stop(seconds: float) -> str | None:
+    """What to say if a save that took so long may not be finished when torchrun stops its ranks."""
+    patience = float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30"))  # or a flag, which torchrun does not tell
+    if not distributed.launched() or seconds < patience / 3:
+        return None
+    return (
+        f"saving takes more than a third of the {patience:g} s that torchrun gives ranks to stop: raise its "
+        "--shutdown-timeout, or a stop may cost the steps since the last checkpoint"
+    )
 
 
 class Job:
@@ -255,6 +267,7 @@ class Job:
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Publish a checkpoint: `best`, or a numbered one that `last` then means."""
+        began = time.monotonic()
         folder = self.run_dir.checkpoints
         task = self.built.task
         complete = {
@@ -276,6 +289,8 @@ class Job:
             checkpoint.link(numbered, folder / "last.pt")
             self.prune()
         self.status("running")
+        if slow := too_slow_to_stop(time.monotonic() - began):
+            self.remark(slow)
 
     def prune(self) -> None:
         """Delete the oldest checkpoints beyond those to keep."""
@@ -313,6 +328,12 @@ class Job:
         score = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
         kept = self.run_dir.checkpoints / ("best.pt" if best.step >= 0 else "last.pt")
         return f"done   {minutes}m{seconds:02d}s{score} · {kept}"
+
+    def remark(self, text: str) -> None:
+        """Warn of something, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.say(f"warning: {text}")
 
     def say(self, text: str) -> None:
         """To the user and the log."""

@@ -4,6 +4,7 @@ Everything that a step depends on is in play: workers, accumulation, averaged we
 mining and learning rate, dropout, augmentation, evaluations. Compared is every checkpoint on the way.
 """
 
+import json
 import os
 import random
 import shutil
@@ -34,19 +35,25 @@ EVERYTHING = [
 ]
 
 
-def digests(run_dir):
-    """The digest of each numbered checkpoint, by its name."""
-    return {path.name: digest(path) for path in Path(run_dir, "checkpoints").glob("*.pt")}
+def outcome(run_dir):
+    """The digest of each checkpoint by its name, and what was logged without the times."""
+    run_dir = Path(run_dir)
+    logged = [json.loads(line) for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+    return {
+        **{path.name: digest(path) for path in (run_dir / "checkpoints").glob("*.pt")},
+        "steps": [{tag: row[tag] for tag in row if not tag.startswith("perf/")} for row in logged],
+        "metrics": (run_dir / "metrics.csv").read_text(),
+    }
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The digests of the run that nothing happened to, and how many seconds it took."""
+    """The outcome of the run that nothing happened to, and how many seconds it took."""
     home = tmp_path_factory.mktemp("uninterrupted")
     began = time.monotonic()
     code, said = run(*EVERYTHING, "--run-dir", home / "run", fault=scaled, log=home / "said.txt")
     assert code == 0, said
-    return digests(home / "run"), time.monotonic() - began
+    return outcome(home / "run"), time.monotonic() - began
 
 
 def at_step(step):
@@ -79,7 +86,7 @@ def test_a_run_killed_at_every_instant_that_matters_ends_as_the_uninterrupted_on
         assert code == -9, f"{name}: {said}"
     code, said = run(*EVERYTHING, "--run-dir", "run", fault=scaled)
     assert code == 0, said
-    assert digests("run") == uninterrupted[0]
+    assert outcome("run") == uninterrupted[0]
 
 
 @pytest.mark.parametrize("kills", [12, pytest.param(100, marks=pytest.mark.slow)])
@@ -94,7 +101,7 @@ def test_a_run_killed_at_random_instants_ends_as_the_uninterrupted_one(uninterru
             assert child.end() == -9
             continue
         assert child.end() == 0, child.said()
-        assert digests("run") == expected
+        assert outcome("run") == expected
         shutil.rmtree("run")
         finished += 1
 
@@ -110,7 +117,7 @@ def test_a_run_goes_on_from_the_newest_valid_checkpoint_and_says_which_one_is_ba
     code, said = run(*EVERYTHING, "--run-dir", "run", fault=scaled)
     assert code == 0, said
     assert "last.pt: damaged" in Path("run/log.txt").read_text()
-    assert digests("run") == uninterrupted[0]
+    assert outcome("run") == uninterrupted[0]
     for path in Path("run/checkpoints").glob("*.pt"):
         path.write_bytes(path.read_bytes()[:-1])
     code, said = run(*EVERYTHING, "--run-dir", "run")

@@ -11,6 +11,7 @@ from states import digest
 
 from segtrain.checkpoint import load
 from segtrain.cli import training
+from segtrain.cli.training import too_slow_to_stop
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner
 
@@ -112,3 +113,14 @@ def test_a_signal_in_the_last_step_does_not_undo_that_the_run_is_finished():
     assert child.end() == 0, child.said()
     assert json.loads(Path("run/status.json").read_text())["status"] == "finished"
     assert os.path.exists("run/checkpoints/best.pt")
+
+
+def test_a_save_that_takes_long_is_warned_of_where_torchrun_would_not_wait_for_it(monkeypatch):
+    assert too_slow_to_stop(100) is None, "alone nobody ends it"
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "RANK"):
+        monkeypatch.setenv(name, "0")
+    assert too_slow_to_stop(9) is None
+    assert "of the 30 s that torchrun gives" in too_slow_to_stop(11)
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
+    assert too_slow_to_stop(11) is None
+    assert "--shutdown-timeout" in too_slow_to_stop(41)
