@@ -18,7 +18,7 @@ from segtrain.run import RunDirectory
 from segtrain.task import Kind
 from segtrain.writing import replace
 
-_MOST_LINES = 8
+_MOST_LINES = 12
 _TRAINING = {
     "learning rate": [r"optim/lr/"],
     "norm of the gradients": [r"train/grad_norm$"],
@@ -37,11 +37,12 @@ nav a { margin-right: 14px; color: #005a8e; }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 14px 0; }
 .facts div { min-width: 90px; }
 .facts b { display: block; font-size: 1.15rem; overflow-wrap: anywhere; }
+.note { margin: .2rem 0; }
 .facts span, .note { color: #555; font-size: .9rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 20px; }
 svg, img { max-width: 100%; height: auto; display: block; }
 figure { margin: 0 0 22px; overflow-x: auto; }
-figure img { max-width: none; }
+figure img { max-width: max(100%, 1600px); }
 figcaption { font-size: .9rem; color: #555; position: sticky; left: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; }
@@ -103,13 +104,18 @@ def _charts(charts: Mapping[str, Sequence[str]], *sources: Sequence[Mapping[str,
                 for tag, value in row.items():
                     if any(re.match(pattern, tag) for pattern in patterns):
                         series.setdefault(tag, []).append((row.get("step", math.nan), value))
-        if len(series) > _MOST_LINES:
-            lowest = sorted(series, key=lambda tag: series[tag][-1][1])[:_MOST_LINES]
-            series, title = {tag: series[tag] for tag in series if tag in lowest}, f"{title}: the {_MOST_LINES} lowest"
+        if len(series) > _MOST_LINES:  # of scores the lowest say most, of everything else the highest
+            scores = next(iter(series)).startswith("val/")
+            order = sorted(series, key=lambda tag: series[tag][-1][1], reverse=not scores)[:_MOST_LINES]
+            title = f"{title}: the {_MOST_LINES} {'lowest' if scores else 'highest'}"
+            series = {tag: points for tag, points in series.items() if tag in order}
         if series:
             named = {tag if len(patterns) > 1 else tag.split("/")[-1]: points for tag, points in series.items()}
-            words = dict.fromkeys(filter(None, map(meaning, series)))
-            note = f'<p class="note">{escape(" ".join(words))}</p>'
+            words = {meaning(tag): tag for tag in reversed(series) if meaning(tag)}
+            note = "".join(
+                f'<p class="note">{f"<b>{escape(tag)}</b> " if len(words) > 1 else ""}{escape(text)}</p>'
+                for text, tag in reversed(words.items())
+            )
             drawn.append(f"<div>{svg.lines(title, named)}{note}</div>")
     return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
 

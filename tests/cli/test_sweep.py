@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from segtrain.build import register_components
 from segtrain.cli.sweep import main
+from segtrain.cli.sweeping import Sweep, planned
+from segtrain.config import load
 from segtrain.run import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +109,12 @@ def test_mistakes_in_the_file_are_told_with_their_place(sweep, capsys):
     assert "a seed stands twice" in capsys.readouterr().err
     assert main([*FLAGS, "variants={a: []}", "seeds=[0]"]) == 2
     assert "'x.yaml' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sweeps_that_come_along_are_whole(path, in_tmp):
+    register_components([])
+    sweep, _ = load(path, schema=Sweep)
+    runs = planned(sweep, path.parent / sweep.config, in_tmp)
+    assert len(runs) == len(sweep.seeds) * len(sweep.variants)
+    assert len({one.folder for one in runs}) == len({one.resolved for one in runs}) == len(runs)
