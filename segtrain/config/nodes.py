@@ -125,6 +125,8 @@ def _syntax_error(error: yaml.YAMLError, text: str, source: str, lines: bool) ->
     what = getattr(error, "problem", None) or str(error).partition("\n")[0]
     context = getattr(error, "context", None)
     remedy = ""
+    if "nesting depth" in what:  # libyaml has a limit of its own, and reads ahead
+        return f"{mark}: nested more than {MAX_DEPTH} levels deep"
     if what.startswith("found character") and place:
         remedy = "; indent with spaces, not tabs" if text[place.index] == "\t" else "; put the value in quotes"
     return f"{mark}: not valid YAML: {what}" + (f" ({context})" if context else "") + remedy

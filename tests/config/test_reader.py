@@ -63,8 +63,8 @@ def test_words_for_off_mean_what_the_key_says(workplace: Workplace) -> None:
     config = workplace.load(REFERENCE, "train.amp=off", "schedule=null", "validate.weights=raw", "train.ema=null")
     assert (config.train.amp, config.schedule, config.train.ema) == ("off", None, None)
     assert workplace.error(REFERENCE, "train.compile=off") == (
-        "override 'train.compile=off': train.compile: expected true or false, got 'off'; write false"
-        " (torch.compile the model)"
+        "override 'train.compile=off': train.compile: expected true or false, 'regional' or 'graphs', got 'off'; "
+        "write false (torch.compile: the whole model, its repeated blocks, or as CUDA graphs (GPUs))"
     )
 
 
