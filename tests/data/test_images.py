@@ -1,3 +1,4 @@
+import contextlib
 import struct
 import subprocess
 import sys
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from segtrain.data import images
 from segtrain.data.images import check_sizes, read_image, read_mask
 from segtrain.errors import DataError
 
@@ -193,3 +197,41 @@ def test_sizes_must_agree():
         check_sizes(image, "a.jpg", mask, "m.png")
     with pytest.raises(DataError, match="one of them is turned"):
         check_sizes(image, "a.jpg", np.zeros((6, 4)), "m.png")
+
+
+# ---- any bytes
+
+
+def ends_in_an_array_or_a_data_error(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    for read in (read_image, read_mask):
+        for given_content in (None, content):
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(DataError):
+                patch.setattr(images, "PIXEL_LIMIT", 100_000)  # or most of the time goes into large empty pictures
+                array = read(path, given_content)
+                assert array.ndim in (2, 3)
+                assert array.dtype.kind in "ui"
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300))
+def test_any_bytes_are_an_array_or_a_data_error(tmp_path: Path, content: bytes):
+    ends_in_an_array_or_a_data_error(tmp_path / "x.png", content)
+
+
+FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
+WHOLE = {kind: noise(kind) for kind in FORMATS}
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(FORMATS), data=st.data())
+def test_an_image_with_any_bytes_in_any_place_is_an_array_or_a_data_error(
+    tmp_path: Path, kind: str, data: st.DataObject
+):
+    content = bytearray(WHOLE[kind])
+    for _ in range(data.draw(st.integers(1, 4))):
+        # headers say how large an image is and where its parts are, so most of the damage goes there
+        end = data.draw(st.sampled_from([16, 64, len(content)]))
+        position = data.draw(st.integers(0, end - 1))
+        content[position : position + 4] = data.draw(st.binary(max_size=8))
+    ends_in_an_array_or_a_data_error(tmp_path / "x", bytes(content[: data.draw(st.integers(0, len(content)))]))
