@@ -87,6 +87,14 @@ def _run(arguments, log, fault, tell):
     sys.exit(main(arguments))
 
 
+def wait_for(condition):
+    """Poll until `condition()` is true; fails when patience is at an end."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
 # ---- faults
 
 

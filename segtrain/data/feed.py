@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -147,12 +148,12 @@ class Feed(Generic[Loaded]):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             timeout=min(POLL_S, timeout_s) if workers else 0,
-            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # of its own, or it would draw from the one that training draws from
             persistent_workers=keep_workers and workers > 0,
         )
 
     def __iter__(self) -> Iterator[Loaded]:
+        self._loader.worker_init_fn = partial(_begin_worker, os.getpid())
         batches = _without_sigchld(lambda: iter(self._loader))
         loaded: Loaded | DataError | None = None
         try:
@@ -216,7 +217,7 @@ def _without_sigchld(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         signal.signal(signal.SIGCHLD, before)
 
 
-def _begin_worker(number: int) -> None:
+def _begin_worker(trainer: int, number: int) -> None:
     """Signals to the process group are for the training process, which still wants batches until it has saved."""
     cv2.setNumThreads(0)
     gc.freeze()  # what a fork inherits is not for this process to tidy up: it could be another loader's workers
@@ -225,13 +226,19 @@ def _begin_worker(number: int) -> None:
     for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_leave_with, args=(trainer,), daemon=True).start()
 
 
-def _leave_when_told(trainer: int) -> None:
-    """End this process at a SIGTERM that the training process sent, even when it is stuck in a file."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
+def _leave_with(trainer: int) -> None:
+    """End this process when the training process says so by SIGTERM or is gone, even when it is stuck in a file.
+
+    torch looks for its parent as well, but for the one that it has when the worker is ready: of a trainer that was
+    killed a moment before, the worker would wait for ever.
+    """
+    while os.getppid() == trainer:
+        told = signal.sigtimedwait({signal.SIGTERM}, POLL_S)
+        if told is not None and told.si_pid == trainer:
+            break
     os._exit(0)
 
 

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import TINY, run, wrapped
+from processes import TINY, run, wait_for, wrapped
 
+from segtrain.data import feed
 from segtrain.data.scenes import Scenes
 
 pytestmark = pytest.mark.usefixtures("in_tmp")
@@ -52,3 +53,24 @@ def test_a_reader_that_dies_or_hangs_ends_the_run_with_the_names_of_what_it_was_
     assert trouble in said
     assert "scenes/train/00007" in said
     assert "Traceback" not in said
+
+
+def begun_after_its_trainer_is_gone():
+    """A worker that is still starting when the trainer is killed."""
+    begin = feed._begin_worker
+
+    def late(*arguments):
+        trainer = os.getppid()
+        Path("worker.txt").write_text(str(os.getpid()))
+        os.kill(trainer, signal.SIGKILL)
+        wait_for(lambda: os.getppid() != trainer)
+        begin(*arguments)
+
+    feed._begin_worker = late
+
+
+def test_a_reader_that_starts_when_its_trainer_is_killed_ends_too():
+    code, said = run(*RUN, "data.workers=1", fault=begun_after_its_trainer_is_gone)
+    assert code == -9, said
+    reader = Path("/proc", Path("worker.txt").read_text())
+    wait_for(lambda: not reader.exists() or "State:\tZ" in (reader / "status").read_text())

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from processes import TINY, Child, kill_at, run, wrapped
+from processes import TINY, Child, kill_at, run, wait_for, wrapped
 from states import digest
 
 from segtrain import checkpoint
@@ -21,11 +21,6 @@ pytestmark = pytest.mark.usefixtures("in_tmp")
 PLAIN = [*TINY, "log.pictures=0", "--resume", "auto", "--quiet", "--run-dir", "run"]
 
 
-def wait_for(child, condition):
-    while not condition():
-        assert not child.ends_within(0.02), child.said()
-
-
 # ---- disk
 
 
@@ -33,7 +28,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_74_and_leaves_the_last_checkpoin
     arguments = [*PLAIN, "model.width=64", "train.steps=300", "checkpoint.every=2", "validate.every=300"]
     child = Child(arguments, "said.txt")
     checkpoints = Path("run/checkpoints")
-    wait_for(child, lambda: (checkpoints / "last.pt").exists())
+    wait_for((checkpoints / "last.pt").exists)
     size = (checkpoints / "last.pt").stat().st_size
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size - 1000, hard))  # Python ignores SIGXFSZ: writes fail
