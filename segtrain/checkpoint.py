@@ -105,12 +105,15 @@ def link(source: str | Path, name: str | Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def prune(directory: str | Path, keep: int) -> list[str]:
-    """Delete all `step-*.pt` older than the `keep` newest valid ones, and nothing else. Returns what went wrong."""
+def prune(directory: str | Path, keep: int, step: int) -> list[str]:
+    """Delete all `step-*.pt` older than the `keep` newest valid ones, and nothing else. Returns what went wrong.
+
+    The one of `step`, where the run is, stays also where the run had gone further before.
+    """
     problems: list[str] = []
     valid = 0
     for path in _step_files(Path(directory)):
-        if valid >= keep:
+        if valid >= keep and path.name != f"step-{step}.pt":
             try:
                 path.unlink()
             except OSError as error:

@@ -446,7 +446,7 @@ def test_pruning_counts_valid_checkpoints_and_touches_nothing_else(tmp_path):
     for name in ("step-5.bak", "mystep-5.pt", "step-x.pt", "notes.txt", "notes.tmp", "step-4.pt.tmp"):
         (tmp_path / name).write_text("mine")
     damage(tmp_path / "step-20.pt")
-    assert checkpoint.prune(tmp_path, keep=2) == []
+    assert checkpoint.prune(tmp_path, keep=2, step=100) == []
     steps = sorted(path.name for path in tmp_path.glob("step-*.pt"))
     assert steps == ["step-100.pt", "step-20.pt", "step-3.pt", "step-x.pt"]
     checkpoint.remove_temporaries(tmp_path)
@@ -454,11 +454,18 @@ def test_pruning_counts_valid_checkpoints_and_touches_nothing_else(tmp_path):
     assert not (tmp_path / "step-4.pt.tmp").exists()
 
 
+def test_pruning_after_a_step_back_keeps_where_the_run_is(tmp_path):
+    for step in (100, 200, 300, 800, 900):
+        checkpoint.save(tmp_path / f"step-{step}.pt", a_state(step))
+    assert checkpoint.prune(tmp_path, keep=2, step=300) == []
+    assert {path.name for path in tmp_path.iterdir()} == {f"step-{step}.pt" for step in (300, 800, 900)}
+
+
 def test_a_delete_that_fails_is_reported_and_stops_nothing(tmp_path):
     checkpoint.save(tmp_path / "step-3.pt", a_state())
     checkpoint.save(tmp_path / "step-1.pt", a_state())
     (tmp_path / "step-2.pt").mkdir()  # unlink fails
-    (problem,) = checkpoint.prune(tmp_path, keep=1)
+    (problem,) = checkpoint.prune(tmp_path, keep=1, step=3)
     assert problem.startswith(f"{tmp_path / 'step-2.pt'}: cannot be deleted")
     assert not (tmp_path / "step-1.pt").exists()
 

@@ -294,7 +294,8 @@ class Job:
 
     def prune(self) -> None:
         """Delete the oldest checkpoints beyond those to keep."""
-        for problem in checkpoint.prune(self.run_dir.checkpoints, self.config.checkpoint.keep_last):
+        keep, step = self.config.checkpoint.keep_last, self.trainer.learner.step
+        for problem in checkpoint.prune(self.run_dir.checkpoints, keep, step):
             self.say(f"warning: {problem}")
 
     def result(self, status: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ INSTANTS = {
     "before a checkpoint is the last": lambda: kill_at(checkpoint, "link"),
     "in the middle of an epoch": lambda: kill_at(Learner, "update", at_step(21)),
     "before the status is told": lambda: kill_at(
-        checkpoint, "prune", lambda folder, _: (folder / "step-24.pt").exists()
+        checkpoint, "prune", lambda folder, *_: (folder / "step-24.pt").exists()
     ),
 }
 
