@@ -19,6 +19,8 @@ pytestmark = pytest.mark.usefixtures("in_tmp")
 RUN = [
     *TINY,
     "data.workers=1",
+    "data.val.length=16",  # more than is loaded ahead: an evaluation needs its loader after a signal too
+    "data.val_batch_size=1",
     "train.steps=16",
     "criterion.warmup={name: linear, start: 2, end: 8}",
     "validate.every=6",
@@ -40,6 +42,7 @@ OFTEN = {  # the combinations of every commit; the others are nightly
     ("training", signal.SIGTERM, True),
     ("training", signal.SIGINT, False),
     ("evaluation", signal.SIGINT, True),
+    ("evaluation", signal.SIGTERM, True),
     ("data check", signal.SIGTERM, True),
     ("data check", signal.SIGUSR1, False),
     ("building", signal.SIGINT, True),
