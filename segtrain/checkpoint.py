@@ -32,7 +32,7 @@ FORMAT = 1
 _SEALED_BY = b"segtrain checkpoint, format %04d, sha256 "
 _SEAL = re.compile(rb"segtrain checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})")
 _SEAL_SIZE = len(_SEALED_BY % FORMAT) + 64
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a full quota, a file as large as one may be
 _WEIGHT_KEYS = ("ema", "model", "state_dict", "model_state_dict")
 _STEP_FILE = re.compile(r"step-(\d+)\.pt")
 _OUR_TEMPORARY = re.compile(r"(last|best|step-\d+)\.pt\.tmp")
@@ -198,7 +198,7 @@ def _replacing(path: Path, size: int) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         # torch's writer may end in an error of its own that hides the first one
         first = error if isinstance(error, OSError) else error.__context__
-        if isinstance(first, OSError) and first.errno in _NO_SPACE:
+        if isinstance(first, OSError) and first.errno in NO_SPACE:
             raise _disk_full(path, size) from error
         raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from segtrain.checkpoint import NO_SPACE
 from segtrain.distributed import launch_rank, launched
 from segtrain.errors import UserError
 
@@ -67,9 +67,9 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return FAILED
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_SPACE:
             raise
-        print(f"error: No space left on device: {error.filename or error}", file=sys.stderr)
+        print(f"error: {error.strerror}: {error.filename or 'somewhere'}", file=sys.stderr)
         return DISK_FULL
     except RuntimeError as error:
         if show_traceback or not _is_of_another_rank(error):

@@ -235,11 +235,20 @@ def _leave_with(trainer: int) -> None:
     torch looks for its parent as well, but for the one that it has when the worker is ready: of a trainer that was
     killed a moment before, the worker would wait for ever.
     """
-    while os.getppid() == trainer:
+    parent = os.getppid()  # the trainer, or a server that forks for it
+    while os.getppid() == parent and _exists(trainer):
         told = signal.sigtimedwait({signal.SIGTERM}, POLL_S)
         if told is not None and told.si_pid == trainer:
             break
     os._exit(0)
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def num_workers(workers: Workers) -> int:

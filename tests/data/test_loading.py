@@ -80,9 +80,10 @@ def test_a_loader_started_anywhere_goes_on_as_one_that_ran_up_to_there(workers: 
             assert equal(one, other)
 
 
-def test_spawned_workers_give_what_forked_ones_give(full_pass: list[Batch]):
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_spawned_workers_give_what_forked_ones_give(full_pass: list[Batch], method: str):
     before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("spawn", force=True)
+    multiprocessing.set_start_method(method, force=True)
     try:
         batches = take(3, loader(workers=1).start(0))
     finally:

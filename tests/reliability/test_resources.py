@@ -1,5 +1,6 @@
 """Disk, memory, processes, sockets: what a run takes, and what happens where there is not enough."""
 
+import errno
 import gc
 import json
 import os
@@ -14,6 +15,7 @@ from states import digest
 
 from segtrain import checkpoint
 from segtrain.checkpoint import load
+from segtrain.cli.common import guarded
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner
 
@@ -44,6 +46,15 @@ def test_a_disk_that_fills_up_ends_the_run_with_74_and_leaves_the_last_checkpoin
     assert status["step"] > step >= 2
     code, said = run(*arguments, f"train.steps={step + 2}")
     assert code == 0, said
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_for_any_other_file_is_told_alike(number, capsys):
+    def command():
+        raise OSError(number, os.strerror(number), "run/status.json")
+
+    assert guarded(command) == 74
+    assert capsys.readouterr().err == f"error: {os.strerror(number)}: run/status.json\n"
 
 
 def usage(folder):
