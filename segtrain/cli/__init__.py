@@ -11,6 +11,7 @@ COMMANDS = {
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
     "predict": "say what a trained model sees in images",
+    "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
 }
 
