@@ -72,7 +72,7 @@ COMPLETED = [
 def test_bash_completes_commands_flags_and_values(capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    for words, expected in COMPLETED:
+    for words, _ in COMPLETED:
         script += f"COMP_WORDS=(segtrain {' '.join(word or chr(39) * 2 for word in words)})\n"
         script += f'COMP_CWORD={len(words)}; COMPREPLY=(); _segtrain; echo "${{COMPREPLY[*]}}"\n'
     result = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
