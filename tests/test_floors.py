@@ -37,6 +37,8 @@ FLOORS = {
     "data.loading": 2,
     "metrics": 1,
     "boundary": 2,
+    "spectrum": 2,
+    "hardest": 1,
     "svg": 0,
     "comparison": 0,
     "history": 0,

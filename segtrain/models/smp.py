@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
@@ -15,7 +15,7 @@ from segmentation_models_pytorch.encoders import get_preprocessing_params
 
 from segtrain.errors import did_you_mean
 from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
-from segtrain.registry import MODELS
+from segtrain.registry import MODELS, Names
 
 ARCHITECTURES: dict[str, Any] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -38,8 +38,8 @@ class ImageHead:
 def encoder_decoder(
     channels: int,
     *,
-    arch: str = "unet",
-    encoder: str = "resnet34",
+    arch: Annotated[str, Names(lambda: ARCHITECTURES)] = "unet",
+    encoder: Annotated[str, Names(lambda: encoder_names())] = "resnet34",
     encoder_weights: Pretrained = "imagenet",
     decoder: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
