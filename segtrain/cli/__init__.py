@@ -10,7 +10,7 @@ COMMANDS = {
     "train": "train a model from a configuration",
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
-    "predict": "say what a trained model sees in images",
+    "predict": "say what a trained model sees in images: label maps, or names",
     "data": "check, count, show, divide, convert or make up data",
 }
 
