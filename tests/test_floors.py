@@ -28,6 +28,7 @@ FLOORS = {
     "losses.pixel": 1,
     "losses.channels": 1,
     "losses.region": 1,
+    "losses.presence": 1,
     "losses.kernels": 1,
     "losses.weights": 1,
     "config": 1,

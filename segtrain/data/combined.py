@@ -16,7 +16,8 @@ from pydantic import Field
 from segtrain.data.check import look_at
 from segtrain.data.dataset import Dataset, Over
 from segtrain.data.feed import Workers
-from segtrain.data.labels import LabelSpec
+from segtrain.data.labels import LabelSpec, Target
+from segtrain.data.windows import opened
 from segtrain.errors import DataError, did_you_mean
 from segtrain.registry import DATASETS
 from segtrain.task import Kind, Sample
@@ -38,7 +39,11 @@ class Binary:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.of[index]
-        return sample._replace(target=np.asarray(cv2.LUT(sample.target, self._table), np.uint8))
+        return sample._replace(target=self.merged(sample.target))
+
+    def merged(self, target: Target) -> Target:
+        """The two classes, of the other data set's target."""
+        return np.asarray(cv2.LUT(target, self._table), np.uint8)
 
     def path(self, index: int) -> str:
         return self.of.path(index)
@@ -49,6 +54,12 @@ class Binary:
         table[list(self.chosen)] = 1
         table[self.labels.ignore_index] = self.labels.ignore_index
         return table
+
+
+@opened.register
+def _(dataset: Binary, index: int) -> Sample:
+    sample = opened(dataset.of, index)
+    return sample._replace(target=dataset.merged(np.asarray(sample.target)))
 
 
 @DATASETS.register("binary")
@@ -101,6 +112,11 @@ class Concatenated:
         return list(itertools.accumulate(len(dataset) for dataset in self.of))
 
 
+@opened.register
+def _(dataset: Concatenated, index: int) -> Sample:
+    return opened(*dataset.find(index))
+
+
 @DATASETS.register("concat")
 def concat(*, of: list[Inner]) -> Concatenated:
     """Several data sets as one; a data set that is listed twice counts twice."""
@@ -129,6 +145,11 @@ class Part(Over):
 
     def path(self, index: int) -> str:
         return self.of.path(self.indices[index])
+
+
+@opened.register
+def _(dataset: Part, index: int) -> Sample:
+    return opened(dataset.of, dataset.indices[index])
 
 
 @DATASETS.register("readable")

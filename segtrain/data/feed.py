@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ from torch.utils.data import Dataset as TorchDataset
 from segtrain.data.dataset import Dataset
 from segtrain.data.order import shuffled
 from segtrain.data.paths import some
-from segtrain.data.transforms import Transform
+from segtrain.data.transforms import InTurn
+from segtrain.data.windows import opened
 from segtrain.errors import DataError
 from segtrain.task import Batch, Sample
 
@@ -54,7 +56,7 @@ class Source(TorchDataset[Sample | DataError]):
     """
 
     dataset: Dataset
-    transform: Transform
+    transform: InTurn
     seed: int
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -64,7 +66,8 @@ class Source(TorchDataset[Sample | DataError]):
     def __getitem__(self, key: Key) -> Sample | DataError:
         try:
             rng = np.random.default_rng((AUGMENT, self.seed, key.epoch, key.sample))
-            sample = self.transform(self.dataset[key.sample], rng)
+            read = opened if self.transform.begins_with_a_window else operator.getitem
+            sample = self.transform(read(self.dataset, key.sample), rng)
         except DataError as error:
             return error
         except Exception as error:

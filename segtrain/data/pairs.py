@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import numpy.typing as npt
 
-from segtrain.data.images import check_sizes, read_image, read_mask
-from segtrain.data.labels import LabelSpec
+from segtrain.data.images import Window, check_sizes, read_image, read_mask
+from segtrain.data.labels import LabelSpec, Target
 from segtrain.data.paths import Missing, MissingFilesError, found_in, name_in, some
+from segtrain.data.windows import opened, undecoded
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
 
@@ -53,6 +56,27 @@ class Pairs:
 
     def path(self, index: int) -> str:
         return name_in(self.root, self.pairs[index].image)
+
+
+@opened.register
+def _(dataset: Pairs, index: int) -> Sample:
+    image_file, mask_file, valid = dataset.pairs[index]
+    if valid is not None or dataset.read is not read_mask:
+        return dataset[index]
+    image = undecoded(image_file, _part_of_image, 3)
+    mask = undecoded(mask_file, partial(_part_of_target, dataset.labels)) if image is not None else None
+    if image is None or mask is None:
+        return dataset[index]
+    check_sizes(image, str(image_file), mask, str(mask_file))
+    return Sample(cast(Any, image), cast(Any, mask), dataset.path(index))
+
+
+def _part_of_image(path: Path, content: bytes, window: Window | None) -> npt.NDArray[np.uint8]:
+    return read_image(path, content, window=window)
+
+
+def _part_of_target(labels: LabelSpec, path: Path, content: bytes, window: Window | None) -> Target:
+    return labels.decode(read_mask(path, content, window=window), str(path))
 
 
 def existing_pairs(
