@@ -46,6 +46,7 @@ FLOORS = {
     "mistakes": 1,
     "optim": 1,
     "checkpoint": 1,
+    "kept": 1,
     "finite": 1,
     "run": 1,
     "resume": 5,
