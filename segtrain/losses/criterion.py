@@ -118,7 +118,7 @@ class Criterion(nn.Module):
     def inspect(self, logits: Tensor, target: Tensor, step: int) -> Inspection | None:
         """What this rank alone would mine of a batch at `step`, None if nothing is mined. No other rank takes part.
 
-        Waits for the device: for log steps and pictures only. The first mined term is shown.
+        For now and then and for pictures: it costs about as much as the loss itself. The first mined term is shown.
         """
         for part in self.parts:
             if isinstance(part, PixelTerms) and part.mined:

@@ -1,4 +1,4 @@
-"""A close look at what is mined of one batch, for log steps and pictures. It waits for the device."""
+"""A close look at what is mined of one batch, now and then and for pictures. Nothing here waits for the device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segtrain.distributed import take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
 from segtrain.task import Task, predict
@@ -24,28 +25,31 @@ class Inspection(NamedTuple):
     hardness: Tensor
     valid: Tensor
     threshold: Tensor  # scalar: the smallest hardness kept from, the mean over images where each has its own
-    top_p: float  # the share of the valid pixels asked for
-    scalars: dict[str, Tensor]  # tags → numbers of this batch alone
+    top_p: Tensor  # scalar: the share of the valid pixels asked for, or else kept
+    scalars: dict[str, Tensor]  # tags → scalars of this batch alone, NaN where there is nothing to say
 
 
 def inspect_mining(losses: LossMap, selection: Selection, logits: Tensor, target: Tensor, task: Task) -> Inspection:
-    """The statistics of a selection that need sorting, labels or predictions."""
-    kept, valid = selection.share.sum(), losses.valid.sum()
-    top_p = selection.logs.get("top_p", kept / valid.clamp(min=1))
-    scalars = {}
-    if valid > 0:
-        scalars["mining/pixels_for_99pct_loss"] = natural_share(losses.hardness[losses.valid])
-        scalars["mining/easy_fraction"] = selection.share[losses.hardness < _EASY].sum() / kept
-        if target.shape == losses.valid.shape:
-            scalars |= _about_labels(losses, selection.share, logits.detach(), target, task)
-    share = selection.share.float()
-    return Inspection(share, losses.hardness, losses.valid, selection.threshold.nanmean(), float(top_p), scalars)
+    """The statistics of a selection that need a threshold of their own, labels or predictions."""
+    share, kept = selection.share, selection.share.sum()
+    scalars = {
+        "mining/pixels_for_99pct_loss": natural_share(losses.hardness, losses.valid),
+        "mining/easy_fraction": (share * (losses.hardness < _EASY)).sum() / kept,
+    }
+    if target.shape == losses.valid.shape:
+        scalars |= _about_labels(losses, share, logits.detach(), target, task)
+    top_p = selection.logs.get("top_p", kept / losses.valid.sum())
+    return Inspection(share.float(), losses.hardness, losses.valid, selection.threshold.nanmean(), top_p, scalars)
 
 
-def natural_share(hardness: Tensor, part: float = 0.99) -> Tensor:
-    """The smallest share of the entries (1-D) that carries `part` of the loss: a first guess for top_p."""
-    running = hardness.double().sort(descending=True).values.cumsum(0)
-    return ((running < part * running[-1]).sum() + 1) / len(running)
+def natural_share(hardness: Tensor, valid: Tensor, part: float = 0.99) -> Tensor:
+    """The smallest share of the valid entries that carries `part` of the loss: a first guess for top_p."""
+    loss = torch.where(valid, hardness, 0.0).double().clamp(min=0)
+    total = loss.sum()
+    taken = take_largest(hardness, loss, (part * total).view(1), over_ranks=False).share
+    number = (taken / torch.where(loss > 0, loss, 1.0)).sum()  # of the last one maybe a part
+    known = total.isfinite() & valid.any()
+    return torch.where(known, (number - 1e-6).ceil().clamp(min=1) / valid.sum(), torch.nan)
 
 
 def near_label_change(target: Tensor, ignore_index: int, distance: int = _NEAR) -> Tensor:
@@ -64,9 +68,7 @@ def near_label_change(target: Tensor, ignore_index: int, distance: int = _NEAR) 
 
 def _about_labels(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor, task: Task) -> dict[str, Tensor]:
     kept, valid = share.sum(), losses.valid.double()
-    p = logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
-    confidence = torch.maximum(p[:, 0], 1 - p[:, 0]) if logits.shape[1] == 1 else p.amax(1)
-    wrong = (confidence > _CONFIDENT) & (predict(logits) != target)
+    wrong = (_confidence(logits) > _CONFIDENT) & (predict(logits) != target)
     scalars = {"mining/confident_wrong": (share * wrong).sum() / kept}
     if target.dim() == 3:
         near = near_label_change(target, task.ignore_index)
@@ -75,10 +77,17 @@ def _about_labels(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor
         scalars["mining/boundary_lift"] = part / ((valid * near).sum() / valid.sum()).clamp(min=1e-12)
     index = target.long().clamp(0, task.num_classes - 1).flatten()
     zeros = share.new_zeros(task.num_classes)
-    mined = zeros.scatter_add(0, index, share.flatten()) / kept
     present = zeros.scatter_add(0, index, valid.flatten()) / valid.sum()
-    for name, of_mined, of_valid in zip(task.classes, mined, present, strict=True):
-        if of_valid > 0:
-            scalars[f"mining/class_share/{name}"] = of_mined
-            scalars[f"mining/class_lift/{name}"] = of_mined / of_valid
+    mined = torch.where(present > 0, zeros.scatter_add(0, index, share.flatten()) / kept, torch.nan)
+    for what, numbers in (("share", mined), ("lift", mined / present)):
+        tags = [f"mining/class_{what}/{name}" for name in task.classes]
+        scalars |= dict(zip(tags, numbers.unbind(), strict=True))
     return scalars
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """The probability of the predicted class, without a map of all of them."""
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        return logits[:, 0].abs().sigmoid()
+    return (logits.amax(1) - logits.logsumexp(1)).exp()
