@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks, world_size
+from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
 from segtrain.memory import in_use, memory_for
@@ -162,16 +162,15 @@ class Trainer:
     def _look(self, logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         """What is mined of the last batch of the step, if it is time for a close look; scalars on the device."""
         step, every = self.learner.step, self.every
-        due = step == self.steps or step // every.mining > max(0, step - every.log) // every.mining
-        if not due or not is_main():
+        if step < self.steps and step // every.mining == max(0, step - every.log) // every.mining:
             return {}
-        seen = self.learner.criterion.inspect(logits, batch.target, step - 1)  # as the loss was
+        seen = self.learner.criterion.inspect(logits, batch.target, step - 1, over_ranks=True)  # as the loss was
         return {} if seen is None else seen.scalars
 
     def _refuse_empty_epoch(self, empty: float) -> None:
         """Raise TrainingError when no batch since an epoch or more had a label to learn from."""
         step = self.learner.step
-        if empty < (step - self.logged) * self.accumulate * world_size():
+        if empty < (step - self.logged) * self.accumulate:
             self.learnt = step
         self.logged = step
         if step > self.learnt and (step - self.learnt) * self.accumulate >= self.batches.batches_per_epoch:

@@ -18,6 +18,7 @@ FLOORS = {
     "writing": 0,
     "precision": 0,
     "memory": 0,
+    "inference": 0,
     "parallel": 1,
     "compiling": 0,
     "profiling": 0,
@@ -57,6 +58,7 @@ FLOORS = {
     "maker": 5,
     "build": 5,
     "trained": 5,
+    "predictor": 5,
     "cli": 6,
     "__main__": 6,
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from segtrain.distributed import take_largest
+from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
 from segtrain.task import Task
@@ -15,6 +16,7 @@ from segtrain.task import Task
 _EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
 _CONFIDENT = 0.95
 _NEAR = 3  # px from a label change
+_ROUNDING = 1e-6  # a number of entries that is whole but for rounding is whole
 
 
 class Inspection(NamedTuple):
@@ -25,30 +27,49 @@ class Inspection(NamedTuple):
     valid: Tensor
     threshold: Tensor  # scalar: the smallest hardness kept from, the mean over images where each has its own
     top_p: Tensor  # scalar: the share of the valid pixels asked for, or else kept
-    scalars: dict[str, Tensor]  # tags → scalars of this batch alone, NaN where there is nothing to say
+    scalars: dict[str, Tensor]  # by tag, of this batch, over all ranks if they look at it together; NaN: nothing to say
 
 
-def inspect_mining(losses: LossMap, selection: Selection, logits: Tensor, target: Tensor, task: Task) -> Inspection:
-    """The statistics of a selection that need a threshold of their own, labels or predictions."""
-    share, kept = selection.share, selection.share.sum()
-    scalars = {
-        "mining/pixels_for_99pct_loss": natural_share(losses.hardness, losses.valid),
-        "mining/easy_fraction": (share * (losses.hardness < _EASY)).sum() / kept,
+def inspect_mining(
+    losses: LossMap, selection: Selection, logits: Tensor, target: Tensor, task: Task, *, over_ranks: bool = False
+) -> Inspection:
+    """The statistics of a selection that need sorting, labels or predictions. `over_ranks`: every rank calls it."""
+    share, valid = selection.share, losses.valid
+    sums = {"kept": share.sum(), "valid": valid.sum(), "easy": (share * (losses.hardness < _EASY)).sum()}
+    if target.shape == valid.shape:
+        sums |= _by_label(losses, share, logits.detach(), target, task)
+    flat = torch.cat([one.double().flatten() for one in sums.values()])
+    flat = sum_over_ranks(flat) if over_ranks else flat
+    totals = dict(zip(sums, torch.split(flat, [one.numel() for one in sums.values()]), strict=True))
+    largest = largest_image(share)
+    scalars = _scalars(totals, task) | {
+        "mining/max_image_share": (max_over_ranks(largest) if over_ranks else largest) / totals["kept"],
+        "mining/pixels_for_99pct_loss": natural_share(losses.hardness, valid, over_ranks=over_ranks),
     }
-    if target.shape == losses.valid.shape:
-        scalars |= _about_labels(losses, share, logits.detach(), target, task)
-    top_p = selection.logs.get("top_p", kept / losses.valid.sum())
-    return Inspection(share.float(), losses.hardness, losses.valid, selection.threshold.nanmean(), top_p, scalars)
+    top_p = selection.logs.get("top_p", totals["kept"] / totals["valid"]).squeeze()
+    numbers = {tag: value.squeeze() for tag, value in scalars.items()}
+    return Inspection(share.float(), losses.hardness, valid, selection.threshold.nanmean(), top_p, numbers)
 
 
-def natural_share(hardness: Tensor, valid: Tensor, part: float = 0.99) -> Tensor:
-    """The smallest share of the valid entries that carries `part` of the loss: a first guess for top_p."""
-    loss = torch.where(valid, hardness, 0.0).double().clamp(min=0)
-    total = loss.sum()
-    taken = take_largest(hardness, loss, (part * total).view(1), over_ranks=False).share
-    number = (taken / torch.where(loss > 0, loss, 1.0)).sum()  # of the last one maybe a part
-    known = total.isfinite() & valid.any()
-    return torch.where(known, (number - 1e-6).ceil().clamp(min=1) / valid.sum(), torch.nan)
+def natural_share(hardness: Tensor, valid: Tensor, part: float = 0.99, *, over_ranks: bool = False) -> Tensor:
+    """The smallest share of the valid entries that carries `part` of the loss: a first guess for top_p.
+
+    NaN where nothing is valid or the loss is not finite.
+    """
+    losses = torch.where(valid, hardness, 0.0).double().clamp(min=0)
+    sums = torch.stack([losses.sum(), valid.sum().double()])
+    total, number = sum_over_ranks(sums) if over_ranks else sums
+    taken = take_largest(hardness, losses, part * total[None], over_ranks=over_ranks).share
+    needed = (taken / torch.where(losses > 0, losses, 1.0)).sum()  # of the last entry maybe a part
+    needed = sum_over_ranks(needed) if over_ranks else needed
+    known = total.isfinite() & (number > 0)
+    return torch.where(known, (needed - _ROUNDING).ceil().clamp(min=1) / number, torch.nan)
+
+
+def largest_image(share: Tensor) -> Tensor:
+    """The largest kept weight [] of an image of [B, *], 0 without images."""
+    by_image = share.flatten(1).sum(1) if share.dim() > 1 else share
+    return torch.cat([by_image, by_image.new_zeros(1)]).max()
 
 
 def near_label_change(target: Tensor, ignore_index: int, distance: int = _NEAR) -> Tensor:
@@ -74,23 +95,20 @@ def _spread(mask: Tensor, dim: int, distance: int) -> Tensor:
     return wider
 
 
-def _about_labels(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor, task: Task) -> dict[str, Tensor]:
-    kept, valid = share.sum(), losses.valid.double()
-    wrong = _surely_wrong(logits, target, task)
-    scalars = {"mining/confident_wrong": (share * wrong).sum() / kept}
-    if target.dim() == 3:
-        near = near_label_change(target, task.ignore_index)
-        part = (share * near).sum() / kept
-        scalars["mining/boundary_share"] = part
-        scalars["mining/boundary_lift"] = part / ((valid * near).sum() / valid.sum()).clamp(min=1e-12)
+def _by_label(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor, task: Task) -> dict[str, Tensor]:
+    """Sums over the batch of this rank."""
+    valid = losses.valid.double()
     index = target.long().clamp(0, task.num_classes - 1).flatten()
     zeros = share.new_zeros(task.num_classes)
-    present = zeros.scatter_add(0, index, valid.flatten()) / valid.sum()
-    mined = torch.where(present > 0, zeros.scatter_add(0, index, share.flatten()) / kept, torch.nan)
-    for what, numbers in (("share", mined), ("lift", mined / present)):
-        tags = [f"mining/class_{what}/{name}" for name in task.classes]
-        scalars |= dict(zip(tags, numbers.unbind(), strict=True))
-    return scalars
+    sums = {
+        "confident_wrong": (share * _surely_wrong(logits, target, task)).sum(),
+        "kept_of": zeros.scatter_add(0, index, share.flatten()),
+        "valid_of": zeros.scatter_add(0, index, valid.flatten()),
+    }
+    if target.dim() == 3:
+        near = near_label_change(target, task.ignore_index)
+        sums |= {"kept_near": (share * near).sum(), "valid_near": (valid * near).sum()}
+    return sums
 
 
 def _surely_wrong(logits: Tensor, target: Tensor, task: Task) -> Tensor:
@@ -101,3 +119,20 @@ def _surely_wrong(logits: Tensor, target: Tensor, task: Task) -> Tensor:
         return (score.abs().sigmoid() > _CONFIDENT) & ((score > 0) != label.bool())
     most = logits.amax(1)
     return ((most - logits.logsumexp(1)).exp() > _CONFIDENT) & (logits.gather(1, label[:, None])[:, 0] < most)
+
+
+def _scalars(totals: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
+    kept, valid = totals["kept"], totals["valid"]
+    scalars = {"mining/easy_fraction": totals["easy"] / kept}
+    if "confident_wrong" in totals:
+        scalars["mining/confident_wrong"] = totals["confident_wrong"] / kept
+        present = totals["valid_of"] / valid
+        mined = torch.where(present > 0, totals["kept_of"] / kept, torch.nan)
+        for what, numbers in (("share", mined), ("lift", mined / present)):
+            tags = [f"mining/class_{what}/{name}" for name in task.classes]
+            scalars |= dict(zip(tags, numbers.unbind(), strict=True))
+    if "kept_near" in totals:
+        part = totals["kept_near"] / kept
+        scalars["mining/boundary_share"] = part
+        scalars["mining/boundary_lift"] = part / (totals["valid_near"] / valid).clamp(min=1e-12)
+    return scalars
