@@ -79,6 +79,15 @@ WORLDS = [(2, name) for name in CRITERIA] + [
 ]
 
 
+def test_ranks_train_an_image_head_as_one_process():
+    terms = "{a: {criterion: {name: bootstrapped_ce, top_p: 0.3}}, b: {weight: 0.4, criterion: {name: image_presence}}}"
+    overrides = ["model.image_head=true", f"criterion={{name: weighted_sum, terms: {terms}}}"]
+    alone, scalars = train(overrides, 2)
+    for parameters, theirs in on_ranks(2, train, overrides, 2):
+        np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
+        assert theirs["train/loss/b"] == pytest.approx(scalars["train/loss/b"], abs=1e-9)
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize(("world", "criterion"), WORLDS)
 def test_ranks_train_the_model_of_one_process(criterion, world, accumulate):
