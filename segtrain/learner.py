@@ -21,7 +21,7 @@ from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.parallel import gathered, load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
-from segtrain.task import Batch
+from segtrain.task import Batch, Output, logits_of
 
 Logs = dict[str, Tensor]
 
@@ -61,6 +61,7 @@ class Learner:
 
     def update(self, batches: Sequence[Batch]) -> Tensor:
         """One optimizer step over micro-batches; returns the logits of the last one."""
+        self.optimizer.zero_grad(set_to_none=True)  # the forward pass reuses what the gradients of the last step held
         self.forward.train()
         self.encoder.keep_statistics(self.step)
         for group in self.optimizer.param_groups:
@@ -69,8 +70,8 @@ class Learner:
         for batch, share in zip(batches, self._shares(batches), strict=True):
             with self._gradients_stay_local(batch is not batches[-1]):
                 with self.precision.autocast():
-                    logits: Tensor = self.forward(batch.image)
-                loss = self.criterion(logits, batch.target, self.step, share)
+                    output: Tensor | Output = self.forward(batch.image)
+                loss = self.criterion(output, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             _add(logs, loss.logs)
         self.encoder.drop_gradients(self.step)
@@ -81,8 +82,7 @@ class Learner:
             _add(self.logs, {**logs, "grad_norm": norm, "updates": torch.ones_like(norm)})
             if self.ema is not None:
                 self.ema.update(self.model, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        return logits.detach()
+        return logits_of(output).detach()
 
     def _shares(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Each micro-batch's part of the step, by the weight of its valid pixels; a step of one batch needs none."""
@@ -118,18 +118,22 @@ class Learner:
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
 
-    def read_logs(self) -> dict[str, float]:
-        """What the steps since the last call logged, as numbers over all ranks. Synchronises once."""
-        self.guard.check()
+    def read_logs(self, more: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """What the steps since the last call logged, as numbers over all ranks.
+
+        `more`: scalars by tag that are read with them. Everything comes in one transfer, the only wait for the device.
+        """
         if not self.logs:
+            self.guard.check()
             return {}
-        norm, updates = self.logs.pop("grad_norm"), self.logs.pop("updates")
-        names = list(self.logs)
-        totals = sum_over_ranks(torch.stack([self.logs[name] for name in names]))
-        *numbers, norm_mean = torch.cat([totals, (norm / updates)[None]]).tolist()
-        self.logs = {}
-        scalars: dict[str, float] = self.criterion.scalars(dict(zip(names, numbers, strict=True)))
-        scalars["train/grad_norm"] = norm_mean
+        sums, self.logs = self.logs, {}
+        norm, updates, bad = sums.pop("grad_norm"), sums.pop("updates"), self.guard.unread
+        here = {**(more or {}), "train/grad_norm": norm / updates, "bad": norm.new_zeros(()) if bad is None else bad}
+        totals = sum_over_ranks(torch.stack(list(sums.values())))
+        numbers = torch.cat([totals, torch.stack([value.double() for value in here.values()])]).tolist()
+        read = dict(zip((*sums, *here), numbers, strict=True))
+        self.guard.check(fine=not read["bad"])
+        scalars = {**self.criterion.scalars(read), **{tag: read[tag] for tag in here if tag != "bad"}}
         for group in self.optimizer.param_groups:
             scalars[f"optim/lr/{group['name']}"] = float(group["lr"])
         if self.scaler.is_enabled():

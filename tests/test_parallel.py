@@ -204,7 +204,7 @@ def test_shards_of_any_size_compute_what_the_whole_does(smallest, units):
 
 def test_a_static_graph_goes_without_accumulation():
     """PyTorch ends there in an internal assertion: its first backward pass of a static graph has to exchange."""
-    with pytest.raises(ConfigError, match="static_graph True, but accumulate is 3; it goes with steps of one batch"):
+    with pytest.raises(ConfigError, match="static_graph: True, but accumulate is 3; it goes with steps of one batch"):
         load(TINY, ["train.static_graph=true", "train.accumulate=3"])
 
 

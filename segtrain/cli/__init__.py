@@ -6,12 +6,25 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from segtrain.errors import did_you_mean
+
+_EXAMPLES = """
+examples:
+  segtrain config ls
+  segtrain config cp bootstrap my.yaml
+  segtrain train --config my.yaml
+  eval "$(segtrain completion bash)"      (completes commands and flags)"""
+
 COMMANDS = {
     "train": "train a model from a configuration",
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
-    "predict": "say what a trained model sees in images",
+    "mining": "what mining selects at any p, and the hardest images",
+    "predict": "say what a trained model sees in images: label maps, or names",
+    "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
+    "doctor": "look at the machine and the installation, with remedies",
+    "completion": "make a shell complete commands and flags",
 }
 
 
@@ -27,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"segtrain {__version__}")
         return 0
+    if arguments not in ([], ["-h"], ["--help"]):
+        hint = did_you_mean(arguments[0], COMMANDS, limit=len(COMMANDS))
+        print(f"error: segtrain {arguments[0]}: there is no such command{hint}", file=sys.stderr)
+        return 2
     print("usage: segtrain <command> [options]   (segtrain <command> --help)\n")
     print("\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items()))
-    return 0 if arguments in ([], ["-h"], ["--help"]) else 2
+    print(_EXAMPLES)
+    return 0

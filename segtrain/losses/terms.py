@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from segtrain.losses.components import Regionwise
 from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, of_all, reduced
 from segtrain.losses.mining import Mean
+from segtrain.losses.presence import ImagePresence
 from segtrain.schedule import Schedule
-from segtrain.task import Link
+from segtrain.task import Link, Output, logits_of
 
 Weight = float | Schedule
+Term = Union["PixelTerms", "RegionTerm", "ImageTerm"]
 
 
 class Sums(NamedTuple):
@@ -61,8 +63,8 @@ class PixelTerms(nn.Module):
         valid = _all_of([weight > 0 for weight in weights])
         return [(weight.double() * valid).sum() for weight in weights]
 
-    def forward(self, logits: Tensor, target: Tensor, step: int) -> Part:
-        maps, selection = self.select(logits, target, step)
+    def forward(self, output: Tensor | Output, target: Tensor, step: int) -> Part:
+        maps, selection = self.select(logits_of(output), target, step)
         sums = [Sums(reduced(one, selection.share), of_all(one)) for one in maps]
         return Part(sums, selection.logs)
 
@@ -107,13 +109,45 @@ class RegionTerm(nn.Module):
     def mass(self, target: Tensor) -> list[Tensor]:
         return [self.loss.mass(target)]
 
-    def forward(self, logits: Tensor, target: Tensor, step: int) -> Part:
-        sums = self.loss(logits, target)
+    def forward(self, output: Tensor | Output, target: Tensor, step: int) -> Part:
+        sums = self.loss(logits_of(output), target)
         return Part([Sums(sums, sums)], {})
 
     def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
         """The sums of this batch on this rank."""
         return [self.loss(logits, target, over_ranks=False)]
+
+
+class ImageTerm(nn.Module):
+    """The loss of an image head, whose scores a model gives in training only."""
+
+    mined = False
+    link = None  # it does not read the logits of the pixels
+
+    def __init__(self, loss: ImagePresence, name: str) -> None:
+        super().__init__()
+        self.loss = loss
+        self.names = [name]
+
+    def renamed(self, names: Sequence[str]) -> ImageTerm:
+        return ImageTerm(self.loss, names[0])
+
+    def mass(self, target: Tensor) -> list[Tensor]:
+        return [self.loss.mass(target)]
+
+    def forward(self, output: Tensor | Output, target: Tensor, step: int) -> Part:
+        if not isinstance(output, Output):
+            raise ValueError(
+                f"{self.loss.name} reads the scores of an image head, which this model does not have; expected an "
+                "Output(logits, image) in training; model smp has one with aux_params"
+            )
+        sums = self.loss(output.image, target)
+        return Part([Sums(sums, sums)], {})
+
+    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+        """Nothing: in evaluation there are no scores of images."""
+        nothing = torch.zeros((), dtype=torch.float64, device=logits.device)
+        return [Reduced(nothing, nothing)]
 
 
 def weight_at(factors: Sequence[Weight], step: int) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segtrain.checkpoint import read_weights
 from segtrain.errors import CheckpointError
+from segtrain.task import Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,7 +38,8 @@ class ImageModel(nn.Module):
     `mean` and `std` are those of RGB values in [0, 1]. They travel in the state dict, so a checkpoint is right whatever
     weights it started from. Images are padded with their mean, at the right and below, to a multiple of `multiple` and
     at least `smallest`; the logits are cropped back (a view). Name the part of `net` that is its `encoder`, or the
-    `head` where all else is.
+    `head` where all else is. With `has_image_head` the network gives (logits, scores of the image), and so does this in
+    training.
     """
 
     mean: Tensor
@@ -53,6 +55,7 @@ class ImageModel(nn.Module):
         head: str | None = None,
         multiple: int = 1,
         smallest: int = 1,
+        has_image_head: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
@@ -60,13 +63,16 @@ class ImageModel(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
         self._encoder, self._head = encoder, head
         self.multiple, self.smallest = multiple, smallest
+        self.has_image_head = has_image_head
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | Output:
         """Logits of the images, at their size."""
         height, width = image.shape[-2:]
         pad = (0, self._missing(width), 0, self._missing(height))
-        logits: Tensor = self.net(F.pad((image.to(self.mean.dtype) - self.mean) / self.std, pad))
-        return logits[..., :height, :width] if any(pad) else logits
+        output = self.net(F.pad((image.to(self.mean.dtype) - self.mean) / self.std, pad))
+        logits: Tensor = output[0] if self.has_image_head else output
+        logits = logits[..., :height, :width] if any(pad) else logits
+        return Output(logits, output[1]) if self.has_image_head and self.training else logits
 
     def in_encoder(self, name: str) -> bool:
         """Whether the parameter `name` belongs to the (pretrained) encoder rather than to the head."""

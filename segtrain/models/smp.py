@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
@@ -14,7 +15,7 @@ from segmentation_models_pytorch.encoders import get_preprocessing_params
 
 from segtrain.errors import did_you_mean
 from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
-from segtrain.registry import MODELS
+from segtrain.registry import MODELS, Names
 
 ARCHITECTURES: dict[str, Any] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -25,22 +26,32 @@ _NOT_OPTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class ImageHead:
+    """A second head on the encoder's last features: pooled, dropped out by chance, one score per class."""
+
+    pooling: Literal["avg", "max"] = "avg"
+    dropout: float = 0.2
+
+
 @MODELS.register("smp")
 def encoder_decoder(
     channels: int,
     *,
-    arch: str = "unet",
-    encoder: str = "resnet34",
+    arch: Annotated[str, Names(lambda: ARCHITECTURES)] = "unet",
+    encoder: Annotated[str, Names(lambda: encoder_names())] = "resnet34",
     encoder_weights: Pretrained = "imagenet",
     decoder: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
+    aux_params: ImageHead | None = None,
 ) -> ImageModel:
     """An encoder-decoder of segmentation-models-pytorch.
 
     `arch` is unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt;
     `encoder` one of the library's or, with the prefix `tu-`, one of timm. `encoder_weights` is a name of the library
     (mostly imagenet), the path of a file, or null. `decoder` holds further arguments of the architecture,
-    `encoder_options` those of a timm encoder (img_size for a transformer that is bound to one size).
+    `encoder_options` those of a timm encoder (img_size for a transformer that is bound to one size). `aux_params` adds
+    a head that says which classes occur in the image, for the criterion image_presence; it is not used in evaluation.
     """
     kind = ARCHITECTURES.get(arch)
     if kind is None:
@@ -49,6 +60,9 @@ def encoder_decoder(
     _check_decoder(arch, kind, decoder or {})
     named = _named_weights(encoder, encoder_weights)
     arguments = {"encoder_name": encoder, "encoder_weights": named, "classes": channels, **(decoder or {})}
+    if aux_params is not None:
+        _check_image_head(aux_params)
+        arguments["aux_params"] = {"classes": channels, "pooling": aux_params.pooling, "dropout": aux_params.dropout}
     options = encoder_options or {}
     if named is None:
         net = _built(kind, arguments, options)
@@ -59,7 +73,15 @@ def encoder_decoder(
         load_file(net.encoder, encoder_weights, "encoder_weights")
     mean, std = _statistics(encoder, encoder_weights, named)
     multiple, smallest = _sizes(arch, encoder, net.encoder.output_stride)
-    return ImageModel(net, mean=mean, std=std, encoder="encoder", multiple=multiple, smallest=smallest)
+    return ImageModel(
+        net,
+        mean=mean,
+        std=std,
+        encoder="encoder",
+        multiple=multiple,
+        smallest=smallest,
+        has_image_head=aux_params is not None,
+    )
 
 
 def encoder_names() -> list[str]:
@@ -102,6 +124,11 @@ def _check_encoder(arch: str, encoder: str) -> None:
     known = timm.is_model(encoder[3:]) if encoder.startswith("tu-") else encoder in _encoders
     if not known:
         raise ValueError(f"unknown encoder '{encoder}'{did_you_mean(encoder, encoder_names())}")
+
+
+def _check_image_head(head: ImageHead) -> None:
+    if not 0 <= head.dropout < 1:
+        raise ValueError(f"aux_params: dropout {head.dropout}; expected a share of the features in [0, 1)")
 
 
 def _check_decoder(arch: str, kind: Any, options: dict[str, Any]) -> None:
