@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "say what a trained model sees in images",
     "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
+    "bench": "measure loader, model and step, and say what to change next",
     "doctor": "look at the machine and the installation, with remedies",
     "completion": "make a shell complete commands and flags",
 }
