@@ -17,6 +17,7 @@ from segtrain.data.check import look_at
 from segtrain.data.dataset import Dataset, Over
 from segtrain.data.feed import Workers
 from segtrain.data.labels import LabelSpec, Target
+from segtrain.data.order import Weights, sampling_weights
 from segtrain.data.windows import opened
 from segtrain.errors import DataError, did_you_mean
 from segtrain.registry import DATASETS
@@ -54,6 +55,11 @@ class Binary:
         table[list(self.chosen)] = 1
         table[self.labels.ignore_index] = self.labels.ignore_index
         return table
+
+
+@sampling_weights.register
+def _(dataset: Binary) -> Weights | None:
+    return sampling_weights(dataset.of)
 
 
 @opened.register
@@ -112,6 +118,17 @@ class Concatenated:
         return list(itertools.accumulate(len(dataset) for dataset in self.of))
 
 
+@sampling_weights.register
+def _(dataset: Concatenated) -> Weights | None:
+    """A data set without weights joins in with 1 for each sample."""
+    parts = [sampling_weights(part) for part in dataset.of]
+    if all(part is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.ones(len(of)) if part is None else part for of, part in zip(dataset.of, parts, strict=True)]
+    )
+
+
 @opened.register
 def _(dataset: Concatenated, index: int) -> Sample:
     return opened(*dataset.find(index))
@@ -145,6 +162,12 @@ class Part(Over):
 
     def path(self, index: int) -> str:
         return self.of.path(self.indices[index])
+
+
+@sampling_weights.register
+def _(dataset: Part) -> Weights | None:
+    weights = sampling_weights(dataset.of)
+    return None if weights is None else weights[list(dataset.indices)]
 
 
 @opened.register
