@@ -50,7 +50,7 @@ def parts(text: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags, then import what measuring needs: help must not wait for torch."""
     args = parser().parse_intermixed_args(argv)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler tells of its own beginning and end
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its own beginning and end
     from segtrain.cli.bench_parts import run
     from segtrain.cli.common import guarded
 
