@@ -84,10 +84,10 @@ class Bench:
             self.loader()
         with memory_for(lambda: f"a step on batches of {self.built.loader.batch_size}", self.device, SMALLER_STEP):
             batches = [self.built.transfer(batch) for batch in self.built.loader.again(0, self.accumulate)]
-            if "model" in parts:
-                self.model(batches[0])
+            if "model" in parts or "step" in parts:
+                self.model_and_step(batches, parts)
             if "step" in parts:
-                heavy = self.step(batches)
+                heavy = self.inside(batches)
             if "together" in parts:
                 self.together()
         self.memory()
@@ -120,36 +120,41 @@ class Bench:
         self.seen.reading = (middle - began) / len(samples)
         self.seen.transforms = (time.perf_counter() - middle) / len(samples)
 
-    def model(self, batch: Batch) -> None:
-        """Forward and backward of the network alone."""
+    def model_and_step(self, batches: Sequence[Batch], parts: Sequence[str]) -> None:
+        """The network alone and whole steps on batches that are there, in turn, so that both meet the same machine."""
+        forward, backward, step = list[float](), list[float](), list[float]()
+        for _ in self._while(itertools.repeat(None)):
+            if "model" in parts:
+                one, two = self.model(batches[0])
+                forward.append(one * self.accumulate)
+                backward.append(two * self.accumulate)
+            if "step" in parts:
+                began = self._now()
+                self.built.learner.update(batches)
+                step.append(self._now() - began)
+        self.seen.forward, self.seen.backward, self.seen.step = (
+            statistics.median(seconds[1:]) if seconds else 0.0 for seconds in (forward, backward, step)
+        )
+
+    def model(self, batch: Batch) -> tuple[float, float]:
+        """Forward and backward of the network alone, in seconds."""
         learner = self.built.learner
         learner.forward.train()
-        forward, backward = list[float](), list[float]()
-        for _ in self._while(itertools.repeat(None)):
-            began = self._now()
-            with learner.precision.autocast():
-                logits = learner.forward(batch.image)
-            middle = self._now()
-            logits.float().mean().backward()
-            forward.append(middle - began)
-            backward.append(self._now() - middle)
+        began = self._now()
+        with learner.precision.autocast():
+            logits = learner.forward(batch.image)
+        middle = self._now()
+        logits.float().mean().backward()
+        ended = self._now()
         learner.optimizer.zero_grad(set_to_none=True)
-        self.seen.forward = self.accumulate * statistics.median(forward[1:])
-        self.seen.backward = self.accumulate * statistics.median(backward[1:])
+        return middle - began, ended - middle
 
-    def step(self, batches: Sequence[Batch]) -> list[str]:
-        """Whole steps on batches that are there; what their time consists of."""
-        update = self.built.learner.update
-        seconds = list[float]()
-        for _ in self._while(itertools.repeat(None)):
-            began = self._now()
-            update(batches)
-            seconds.append(self._now() - began)
-        self.seen.step = statistics.median(seconds[1:])
+    def inside(self, batches: Sequence[Batch]) -> list[str]:
+        """What the time of a step consists of, in words."""
         count = 1 if self.seen.step > SLOW else 3
         with torch.profiler.profile() as measured:
             for _ in range(count):
-                update(batches)
+                self.built.learner.update(batches)
             self._now()
         return list(in_words(heaviest(measured, count, most=5)))
 
@@ -221,7 +226,7 @@ def _rows(seen: Measured, parts: Sequence[str]) -> Iterator[list[str]]:
         yield ["model", rate(seen.batch / time_), milliseconds(time_), what]
     if "step" in parts:
         rest = seen.step - seen.forward - seen.backward
-        what = f"criterion, optimizer and the rest {milliseconds(rest)}" if "model" in parts else ""
+        what = f"criterion, optimizer and the rest {milliseconds(max(0.0, rest))}" if "model" in parts else ""
         yield ["step", rate(seen.eaten), milliseconds(seen.step), what]
     if "together" in parts:
         waiting = f"{seen.waiting:.1%} of the time waiting for data"

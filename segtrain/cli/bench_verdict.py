@@ -47,6 +47,8 @@ def verdict(seen: Measured) -> list[str]:
         return ["measure loader, step and together to learn which of them holds training up"]
     share = f"{seen.waiting:.0%} of the time is spent waiting for data" if seen.together else "apart from each other"
     rates = f"the loader gives {rate(seen.loader)} img/s, the step eats {rate(seen.eaten)}"
+    if bound and seen.workers == 0 and seen.loader > seen.eaten:
+        return [f"loading and stepping take turns (data.workers: 0): {rates}; {share}", *_faster_loader(seen)]
     if bound:
         return [f"loader-bound: {rates}; {share}", *_faster_loader(seen)]
     return [f"step-bound: {rates}; {share}", *_faster_step(seen)]

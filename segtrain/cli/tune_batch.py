@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     device = distributed.start(args.device)
     if device.type != "cuda":
         raise ConfigError(
-            "tune batch needs a GPU, and this runs on the CPU, which shares its memory with everything else: the system "
-            "ends a process that takes too much instead of refusing. There a batch is chosen by how well it trains, "
-            "8 to 16 images; tools/bench.py tells the memory and the speed of one"
+            "tune batch needs a GPU, and this runs on the CPU, which shares its memory with everything else: the "
+            "system ends a process that takes too much instead of refusing. There a batch is chosen by how well it "
+            "trains, 8 to 16 images; tools/bench.py tells the memory and the speed of one"
         )
     built = build(config, source, device)
     free, total = torch.cuda.mem_get_info(device)

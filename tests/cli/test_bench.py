@@ -20,7 +20,7 @@ def test_every_part_is_measured_and_nothing_is_written(in_tmp, capsys):
         assert seen[part] > 0, part
     assert 0 < seen["waiting"] < 1
     assert len(seen["heaviest"]) == 5
-    assert seen["verdict"][0].split(":")[0] in ("loader-bound", "step-bound")
+    assert seen["verdict"][0].startswith(("loader-bound", "step-bound", "loading and stepping take turns"))
     assert not list(in_tmp.iterdir())
 
 
@@ -59,6 +59,14 @@ def test_a_loader_that_is_too_slow_gets_as_many_processes_as_the_step_needs():
         "loader-bound: the loader gives 41 img/s, the step eats 96; 57% of the time is spent waiting for data"
     )
     assert remedies == ["raise data.workers from 2 to 6: one process makes 21 img/s"]
+
+
+def test_a_loader_without_processes_is_told_to_take_one_where_a_processor_is_free():
+    judgement, remedy = changed(CPU, workers=0, threads=7, together=15, waiting=0.24, reading=0.02, transforms=0.01)
+    assert judgement.startswith("loading and stepping take turns (data.workers: 0): the loader gives 400 img/s")
+    assert remedy == "raise data.workers from 0 to 1: one process makes 33 img/s"
+    busy = changed(CPU, workers=0, together=15, waiting=0.24, reading=0.02, transforms=0.01)
+    assert "all 8 processors are busy" in busy[1]
 
 
 def test_where_processors_run_out_the_dearer_half_of_the_loading_is_named():
