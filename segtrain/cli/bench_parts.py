@@ -173,7 +173,7 @@ class Bench:
                 self.built.learner.update(batches)
                 clock.count(sum(len(batch.ids) for batch in batches))
             self._now()
-            read = clock.read()
+            read = clock.read(clock.images)
         self.seen.together, self.seen.waiting = read["perf/img_per_s"], read["perf/data_share"]
 
     def memory(self) -> None:

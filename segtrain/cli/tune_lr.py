@@ -28,7 +28,8 @@ from segtrain.writing import replace
 
 DIVERGED = 3.0  # the loss has left its lowest value this many times behind
 FELL = 0.05  # a loss that has not fallen by this share of its first value has not been learnt from
-_SAFE = 10.0  # the suggestion is this many times below the rate of the lowest loss
+_MOST = 0.95  # of the fall: with adaptive optimizers a loss may then stay where it is for decades
+_SAFE = 10.0  # the suggestion is this many times below the rate at which most of the fall is done
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Curve:
     smooth: Sequence[float]
     diverged: float | None  # the rate at which the test ended
     lowest: float
+    fallen: float  # the first rate at which most of the fall is done
     steepest: float
     suggestion: float | None  # None where the loss has not fallen
 
@@ -115,11 +117,13 @@ def read(points: Sequence[tuple[float, float]], diverged: float | None) -> Curve
     rates, losses = [rate for rate, _ in points], [loss for _, loss in points]
     smooth = list(_smoothed(losses, max(2, len(losses) // 20)))
     bottom = min(range(len(smooth)), key=smooth.__getitem__)
-    slopes = [after - before for before, after in itertools.pairwise(smooth[: bottom + 1])]
+    top = max(smooth[: bottom + 1])
+    fallen = next(index for index, loss in enumerate(smooth) if loss <= top - _MOST * (top - smooth[bottom]))
+    slopes = [after - before for before, after in itertools.pairwise(smooth[: fallen + 1])]
     steep = min(range(len(slopes)), key=slopes.__getitem__) if slopes else 0
     fell = smooth[bottom] < (1 - FELL) * smooth[0]
-    suggestion = rates[bottom] / _SAFE if fell else None
-    return Curve(rates, losses, smooth, diverged, rates[bottom], rates[steep], suggestion)
+    suggestion = rates[fallen] / _SAFE if fell else None
+    return Curve(rates, losses, smooth, diverged, rates[bottom], rates[fallen], rates[steep], suggestion)
 
 
 def _smoothed(values: Sequence[float], reach: int) -> Iterator[float]:
@@ -140,11 +144,11 @@ def told(curve: Curve, high: float, configured: float) -> Iterator[str]:
     if curve.suggestion is None:
         yield f"{'suggestion':12}none: the loss has not fallen. More --steps, or a larger --max"
         return
-    if curve.diverged is None and bottom >= 0.95 * len(curve.rates):
+    if curve.diverged is None and curve.rates.index(curve.fallen) >= 0.9 * len(curve.rates):
         yield f"{'note':12}the loss was still falling at the largest rate; a larger --max says more"
     yield (
-        f"{'suggestion':12}optimizer.lr={curve.suggestion:.1e}, a tenth of where the loss is lowest (it falls fastest "
-        f"at {curve.steepest:.1e}); the configuration has {configured:.1e}"
+        f"{'suggestion':12}optimizer.lr={curve.suggestion:.1e}, a tenth of {curve.fallen:.1e}, where {_MOST:.0%} of the "
+        f"fall is done (fastest at {curve.steepest:.1e}); the configuration has {configured:.1e}"
     )
     yield f"{'':12}the peak of a schedule; nothing has been changed"
 
@@ -157,7 +161,7 @@ def plot(curve: Curve, title: str) -> str:
         "each step": [(x, min(y, 1.2 * top)) for x, y in zip(places, curve.losses, strict=True)],
         "smoothed": list(zip(places, curve.smooth, strict=True)),
     }
-    for name, rate in (("lowest", curve.lowest), ("fastest fall", curve.steepest), ("suggestion", curve.suggestion)):
+    for name, rate in (("fallen", curve.fallen), ("fastest fall", curve.steepest), ("suggestion", curve.suggestion)):
         if rate is not None and rate >= curve.rates[0]:
             series[f"{name}: {rate:.1e}"] = [(math.log10(rate), low), (math.log10(rate), top)]
     decades = range(math.ceil(places[0] - 1e-9), math.floor(places[-1] + 1e-9) + 1)

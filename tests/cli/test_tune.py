@@ -25,7 +25,7 @@ def test_a_range_test_suggests_a_rate_draws_the_loss_and_changes_nothing_else(in
     assert told["rates"][1] / told["rates"][0] == pytest.approx(1e8 ** (1 / 59))
     assert told["diverged"] is not None
     assert told["configured"] == 0.01
-    assert 1e-4 < told["suggestion"] < told["lowest"] < told["diverged"]
+    assert 1e-4 < told["suggestion"] < told["fallen"] <= told["lowest"] < told["diverged"]
     drawn = ElementTree.parse("tune-lr-tiny.svg")
     assert {"1e-4", "1e-2"} <= {element.text for element in drawn.iter()}
     assert [path.name for path in in_tmp.iterdir()] == ["tune-lr-tiny.svg"]
@@ -59,18 +59,24 @@ def curve(loss, count=100):
     return [(rate, loss(math.log10(rate))) for rate in rates]
 
 
-def test_the_suggestion_is_a_tenth_of_the_rate_with_the_lowest_loss():
+def test_the_suggestion_is_a_tenth_of_the_rate_at_which_the_fall_is_done():
     found = read(curve(lambda x: 2 - 1.5 * math.exp(-((x + 2) ** 2))), None)
     assert found.lowest == pytest.approx(1e-2, rel=0.2)
-    assert found.suggestion == pytest.approx(1e-3, rel=0.2)
+    assert found.suggestion == pytest.approx(10**-3.2, rel=0.2)
     assert found.steepest == pytest.approx(10**-2.7, rel=0.3)
+
+
+def test_a_loss_that_stays_low_after_its_fall_does_not_move_the_suggestion_to_the_end():
+    found = read(curve(lambda x: 2 - 1.5 / (1 + math.exp(-6 * (x + 3))) - 0.001 * x), None)
+    assert found.lowest > 0.5
+    assert found.suggestion == pytest.approx(10**-3.5, rel=0.4)
 
 
 def test_noise_moves_the_suggestion_little_and_a_flat_loss_gives_none():
     noise = [0.1 * math.sin(12.9898 * i * i) for i in range(100)]
     points = curve(lambda x: 2 - 1.5 * math.exp(-((x + 2) ** 2)))
     noisy = [(rate, loss + noise[i]) for i, (rate, loss) in enumerate(points)]
-    assert read(noisy, None).suggestion == pytest.approx(1e-3, rel=0.6)
+    assert read(noisy, None).suggestion == pytest.approx(10**-3.2, rel=0.6)
     assert read([(rate, 2 + noise[i] / 10) for i, (rate, _) in enumerate(points)], None).suggestion is None
 
 
