@@ -147,8 +147,8 @@ def told(curve: Curve, high: float, configured: float) -> Iterator[str]:
     if curve.diverged is None and curve.rates.index(curve.fallen) >= 0.9 * len(curve.rates):
         yield f"{'note':12}the loss was still falling at the largest rate; a larger --max says more"
     yield (
-        f"{'suggestion':12}optimizer.lr={curve.suggestion:.1e}, a tenth of {curve.fallen:.1e}, where {_MOST:.0%} of the "
-        f"fall is done (fastest at {curve.steepest:.1e}); the configuration has {configured:.1e}"
+        f"{'suggestion':12}optimizer.lr={curve.suggestion:.1e}, a tenth of {curve.fallen:.1e}, where {_MOST:.0%} of "
+        f"the fall is done (fastest at {curve.steepest:.1e}); the configuration has {configured:.1e}"
     )
     yield f"{'':12}the peak of a schedule; nothing has been changed"
 
