@@ -171,20 +171,25 @@ class Vote:
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """A new tensor with the sum of `value` over all ranks, on every rank; no gradient flows through it."""
-    if world_size() == 1:
-        return value.detach()
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total
+    return _over_ranks(value, dist.ReduceOp.SUM)
 
 
 def min_over_ranks(value: Tensor) -> Tensor:
     """A new tensor with the smallest `value` of all ranks, on every rank; no gradient flows through it."""
+    return _over_ranks(value, dist.ReduceOp.MIN)
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """A new tensor with the largest `value` of all ranks, on every rank; no gradient flows through it."""
+    return _over_ranks(value, dist.ReduceOp.MAX)
+
+
+def _over_ranks(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() == 1:
         return value.detach()
-    smallest = value.detach().clone()
-    dist.all_reduce(smallest, dist.ReduceOp.MIN)
-    return smallest
+    result = value.detach().clone()
+    dist.all_reduce(result, operation)
+    return result
 
 
 class Taken(NamedTuple):

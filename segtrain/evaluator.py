@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
+from segtrain.inference import WHOLE, Inference
 from segtrain.losses.criterion import Criterion
 from segtrain.memory import memory_for
 from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
@@ -18,6 +20,12 @@ from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
 
 SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare smaller images in data.val_prepare"
+
+
+class Watcher(Protocol):
+    """Looks at each batch of an evaluation as well."""
+
+    def update(self, logits: Tensor, batch: Batch) -> None: ...
 
 
 class Evaluator:
@@ -32,6 +40,8 @@ class Evaluator:
         precision: Precision,
         probes: Sequence[Batch] = (),
         pictures: int = 0,
+        inference: Inference = WHOLE,
+        also: Sequence[Watcher] = (),
     ) -> None:
         self.loader = loader
         self.task = task
@@ -39,6 +49,8 @@ class Evaluator:
         self.precision = precision
         self.probes = probes  # the same images at every evaluation, so that pictures can be compared
         self.pictures = pictures  # how many mistakes of a classifier to show
+        self.inference = inference
+        self.also = also
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
@@ -58,6 +70,8 @@ class Evaluator:
                 if outlines is not None:
                     outlines.update(logits, batch.target)
                 wrong.update(logits, batch)
+                for watcher in self.also:
+                    watcher.update(logits, batch)
                 losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
@@ -69,8 +83,7 @@ class Evaluator:
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         with self.precision.autocast():
-            logits: Tensor = model(batch.image)
-        return logits
+            return self.inference(model, batch.image)
 
     def _probes(self, model: nn.Module, batch: Batch, step: int) -> list[Probe]:
         batch = batch.to(self.precision.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -62,6 +62,13 @@ def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
+
+
+class Names:
+    """Marks a text that has to be one of the names that `all()` gives, too many to be alternatives of a type."""
+
+    def __init__(self, all_: Callable[[], Iterable[str]]) -> None:
+        self.all = all_
 
 
 MODELS = Registry("model")

@@ -67,14 +67,24 @@ Points = Sequence[tuple[float, float]]
 
 
 def lines(
-    title: str, series: Mapping[str, Points], *, width: int = 560, height: int = 230, x_name: str = "step"
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    width: int = 560,
+    height: int = 230,
+    x_name: str = "step",
+    x_marks: Sequence[tuple[float, str]] | None = None,
 ) -> str:
-    """Lines over a common axis with a legend below; a value that is not finite is a gap. Long ones are averaged."""
+    """Lines over a common axis with a legend below; a value that is not finite is a gap. Long ones are averaged.
+
+    `x_marks`: what stands where on the horizontal axis (for a logarithmic one); None: round numbers.
+    """
     drawn = {name: _thinned(points) for name, points in series.items()}
     known = [(x, y) for points in drawn.values() for x, y in points if math.isfinite(y)]
     left, right = min((x for x, _ in known), default=0.0), max((x for x, _ in known), default=1.0)
     low, high, marks = ticks(min((y for _, y in known), default=0.0), max((y for _, y in known), default=1.0))
-    first, last, steps = left, max(right, left + 1), [x for x in ticks(left, right)[2] if left <= x <= right]
+    first, last = left, max(right, left + 1)
+    steps = [(x, _number(x)) for x in ticks(left, right)[2]] if x_marks is None else x_marks
     inner, bottom = (58, width - 16), height - 34
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -83,7 +93,10 @@ def lines(
 
     parts = [_line(inner[0], at(0, y)[1], inner[1], at(0, y)[1], "#ddd") for y in marks]
     parts += [_text(inner[0] - 6, at(0, y)[1] + 4, _number(y), "end") for y in marks]
-    parts += [_text(at(x, low)[0], bottom + 16, _number(x), "middle") for x in steps]
+    for x, text in steps:
+        if left <= x <= right:
+            across = at(x, low)[0]
+            parts.append(_text(across, bottom + 16, text, "end" if across > inner[1] - 14 else "middle"))
     parts.append(_text(inner[1], bottom + 30, x_name, "end"))
     for index, points in enumerate(drawn.values()):
         parts += _polylines(points, at, index)

@@ -36,6 +36,7 @@ class Trained:
     prepare: Sequence[Transform]  # what is done to images before the model sees them
     precision: Precision
     step: int
+    maker: Maker  # makes whatever else its configuration names
 
 
 def load_trained(path: Path, device: torch.device, *, weights: Weights = "auto") -> Trained:
@@ -57,7 +58,7 @@ def load_trained(path: Path, device: torch.device, *, weights: Weights = "auto")
     model.load_state_dict(_chosen(state, config, weights, file))
     prepare = [maker.make(transform) for transform in config.data.val_prepare]
     accuracy = precision(config.train.amp, device)
-    return Trained(model.eval(), task, about["link"], config, prepare, accuracy, state["step"])
+    return Trained(model.eval(), task, about["link"], config, prepare, accuracy, state["step"], maker)
 
 
 def _file(path: Path) -> Path:

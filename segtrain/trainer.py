@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks, world_size
+from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
 from segtrain.memory import memory_for
@@ -151,9 +151,9 @@ class Trainer:
         scalars = self.learner.read_logs()
         self._refuse_empty_epoch(scalars["train/empty_batches"])
         mined_at = self.learner.step - 1  # as the loss was
-        seen = self.learner.criterion.inspect(logits, batch.target, mined_at) if is_main() else None
+        seen = self.learner.criterion.inspect(logits, batch.target, mined_at, over_ranks=True)
         if seen is not None:
-            scalars |= {name: float(value) for name, value in seen.scalars.items()}
+            scalars |= seen.scalars
         scalars |= clock.read()
         samples = self.samples.read()
         for observer in self.observers:
@@ -163,7 +163,7 @@ class Trainer:
     def _refuse_empty_epoch(self, empty: float) -> None:
         """Raise TrainingError when no batch since an epoch or more had a label to learn from."""
         step = self.learner.step
-        if empty < (step - self.logged) * self.accumulate * world_size():
+        if empty < (step - self.logged) * self.accumulate:
             self.learnt = step
         self.logged = step
         if step > self.learnt and (step - self.learnt) * self.accumulate >= self.batches.batches_per_epoch:

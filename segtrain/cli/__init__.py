@@ -10,7 +10,9 @@ COMMANDS = {
     "train": "train a model from a configuration",
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
+    "mining": "what mining selects at any p, and the hardest images",
     "predict": "say what a trained model sees in images",
+    "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
 }
 

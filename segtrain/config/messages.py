@@ -192,6 +192,9 @@ def _alternatives(annotation: Any) -> list[str]:
 
 
 def _plural(annotations: tuple[Any, ...]) -> str | None:
+    registries = {registry_of(annotation) for annotation in annotations}
+    if len(registries) == 1 and (registry := registries.pop()) is not None:
+        return f"{registry.kind}s"
     kinds = {split(annotation)[0] for annotation in annotations}
     return _MANY.get(kinds.pop()) if len(kinds) == 1 else None
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 
 from segtrain.config.check import Checker
 from segtrain.config.component import inline_field, section_annotations, split
-from segtrain.config.nodes import MAX_BYTES, Node, capped, parse, shown
+from segtrain.config.nodes import MAX_BYTES, Mark, Node, capped, parse, shown
 from segtrain.config.overrides import merge, override
 from segtrain.config.schema import Config
 from segtrain.config.writer import plain_config, to_yaml
@@ -34,13 +34,14 @@ class Source:
         """The place of a value, "configs/x.yaml:14:3" or an override; of a default, the place of what it belongs to."""
         return str(self._nearest(path)[0].mark)
 
+    def origin(self, path: str) -> Mark | None:
+        """The place of a value, None for one that nothing sets."""
+        node, given = self._nearest(path)
+        return node.mark if given else None
+
     def provenance(self) -> dict[str, str]:
         """Every value's path and its place, "default" for those that nothing sets."""
-        origins = {}
-        for path in _leaves(plain_config(self.config), ""):
-            node, given = self._nearest(path)
-            origins[path] = str(node.mark) if given else "default"
-        return origins
+        return {path: str(self.origin(path) or "default") for path in _leaves(plain_config(self.config), "")}
 
     def to_yaml(self) -> str:
         """The config with all defaults: a text that gives an equal config when it is loaded."""

@@ -47,6 +47,12 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
+def one_line(value: Any) -> str:
+    """A plain value as it is written within a line."""
+    text: str = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=10**9)
+    return text.strip()[1:-1]
+
+
 def to_yaml(config: Any) -> str:
     """The config's values, defaults included, in the order of the schema."""
     tree = plain_config(config)

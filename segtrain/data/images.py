@@ -25,21 +25,25 @@ COLORS = {"RGB", "RGBA", "RGBX"}
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L"}
 
 
-def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, content: bytes | None = None, *, max_pixels: int = PIXEL_LIMIT) -> npt.NDArray[np.uint8]:
     """RGB uint8 [H, W, 3], turned as its EXIF orientation says.
 
     Grey, palette, 1-bit, CMYK and alpha images become RGB, 16-bit grey keeps its upper 8 bits. Raises DataError for a
-    file that is missing, damaged, cut short, too large or of another mode. With `content`, the bytes of a file, `path`
-    only names it.
+    file that is missing, damaged, cut short, of more than `max_pixels` or of another mode. With `content`, the bytes of
+    a file, `path` only names it.
     """
-    image = _decoded(path, content)
+    return to_rgb(_decoded(path, content, max_pixels), str(path))
+
+
+def to_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] of an image as it stands. Raises DataError naming `name` for a mode without a meaning."""
     if image.mode == "RGB":
         return np.array(image)
     if image.mode in SIXTEEN_BITS:
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode not in TO_RGB:
-        raise DataError(f"{path} has mode {image.mode}, which does not say what white is; save it with 8 or 16 bits")
+        raise DataError(f"{name} has mode {image.mode}, which does not say what white is; save it with 8 or 16 bits")
     if "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow warns about the direct way for some palettes
     return np.array(image.convert("RGB"))
@@ -74,7 +78,7 @@ def check_sizes(image: npt.NDArray[Any], image_file: str, other: npt.NDArray[Any
         raise DataError(f"{image_file} is {sizes}; {cure}: give each image labels of its own size")
 
 
-def _decoded(path: Path, content: bytes | None) -> Image.Image:
+def _decoded(path: Path, content: bytes | None, max_pixels: int = PIXEL_LIMIT) -> Image.Image:
     """The whole image, decoded strictly; its size is checked from the header before."""
     if content is None and not path.is_file():
         raise DataError(f"{path} {'is a directory, not an image' if path.is_dir() else 'does not exist'}")
@@ -84,17 +88,27 @@ def _decoded(path: Path, content: bytes | None) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; and of the size limit, which is checked below
             image: Image.Image
-            with Image.open(path if content is None else io.BytesIO(content)) as image:
-                if image.width * image.height > PIXEL_LIMIT:
+            with _opened(path, content, max_pixels) as image:
+                if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 return image
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} has more than {PIXEL_LIMIT // 10**6} million pixels; cut it into tiles") from error
+        raise DataError(f"{path} has more than {max_pixels // 10**6} million pixels; cut it into tiles") from error
     except Exception as error:  # decoders of damaged files raise anything
         reason = _reason(_start(path, content), error)
         raise DataError(f"{path} cannot be read: {reason}; fetch it again or leave it out") from error
+
+
+def _opened(path: Path, content: bytes | None, max_pixels: int) -> Image.Image:
+    """Pillow's own limit is one of the process; whoever wants a higher one here gets it for the opening alone."""
+    usual = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = max(max_pixels, PIXEL_LIMIT)
+        return Image.open(path if content is None else io.BytesIO(content))
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
 
 
 def _is_grey(image: Image.Image) -> bool:

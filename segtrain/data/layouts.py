@@ -58,6 +58,7 @@ CAMVID_COLORS: dict[str, Color] = {  # as its authors give them in label_colors.
     "Wall": (64, 192, 0),
 }
 ADE_VALUES = {"grass": 10, "sky": 3, "building": 2, "road": 7, "car": 21, "pole": 94, "person": 13}
+BREEDS = ("Abyssinian", "american_bulldog")  # in turn; in Oxford's lists cats are written with a capital letter
 SPLITS = ("train", "val")
 
 
@@ -91,7 +92,9 @@ def write_scenes(folder: Path, layout: str, scenes: Mapping[str, Scenes], watch:
     chosen, names, start = LAYOUTS[layout], dict[str, list[str]](), 0
     for split, called in zip(SPLITS, chosen.splits, strict=True):
         source = scenes[split]
-        names[called] = [chosen.name.format(i=start + i, split=called) for i in range(len(source))]
+        names[called] = [
+            chosen.name.format(i=i, split=called, breed=BREEDS[i % 2]) for i in range(start, start + len(source))
+        ]
         start += len(source)  # names of layouts without folders for the splits have to differ
         for i, name in enumerate(watch(names[called])):
             sample = source[i]
@@ -163,8 +166,11 @@ def _ade_names(folder: Path, names: Names) -> None:
 
 
 def _pets_lists(folder: Path, names: Names) -> None:
+    """Lines of Id CLASS SPECIES BREED: classes count from 1 over all, breeds within cats (1) and dogs (2)."""
     for split, listed in names.items():
-        _write(folder / "annotations" / f"{split}.txt", "\n".join([*(f"{name} 1 1 1" for name in listed), ""]).encode())
+        numbers = [BREEDS.index(name.rpartition("_")[0]) + 1 for name in listed]
+        rows = [f"{name} {number} {number} 1" for name, number in zip(listed, numbers, strict=True)]
+        _write(folder / "annotations" / f"{split}.txt", "\n".join([*rows, ""]).encode())
 
 
 def _manifest(folder: Path, names: Names) -> None:
@@ -311,7 +317,7 @@ LAYOUTS = {
     "oxford_pets": Layout(
         image="images/{name}.jpg",
         label="annotations/trimaps/{name}.png",
-        name="scene_{i}",
+        name="{breed}_{i}",
         splits=("trainval", "test"),
         key=("trainval", "test"),
         classes=_PETS,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor, nn
 
-from segtrain.distributed import world_size
+from segtrain.distributed import is_main, sum_over_ranks, world_size
 from segtrain.losses import components, kernels
 from segtrain.losses.components import Regionwise
 from segtrain.losses.inspection import Inspection, inspect_mining
@@ -64,11 +64,13 @@ class Criterion(nn.Module):
         results = [part(logits, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
-        means = divide(torch.stack([one.kept.total for one in sums]), torch.stack([one.kept.count for one in sums]))
+        counts = sum_over_ranks(torch.stack([one.kept.count for one in sums])) / world_size()
+        means = divide(torch.stack([one.kept.total for one in sums]), counts, over_ranks=False)
         shares = torch.ones_like(means) if share is None else share.to(means.dtype)
         terms = [one * weight for one, weight in zip(means * shares, weights, strict=True)]
         value = torch.stack(terms).sum()
-        logs = {"calls": torch.ones_like(value)} | self._entries(target)
+        nothing = (counts == 0).all() & is_main()  # the same on all ranks, so one counts it
+        logs = {"calls": torch.ones_like(value), "empty": nothing} | self._entries(target)
         for name, term, part, one, weight in zip(self.names, terms, shares, sums, weights, strict=True):
             logs |= {f"loss/{name}": term, f"steps/{name}": part}
             logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
@@ -115,15 +117,16 @@ class Criterion(nn.Module):
         return kernels.path(device) if fast else "plain torch"
 
     @torch.no_grad()
-    def inspect(self, logits: Tensor, target: Tensor, step: int) -> Inspection | None:
-        """What this rank alone would mine of a batch at `step`, None if nothing is mined. No other rank takes part.
+    def inspect(self, logits: Tensor, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:
+        """What is mined of a batch at `step`, None if nothing is: by this rank alone, or by all, who then all call it.
 
         Waits for the device: for log steps and pictures only. The first mined term is shown.
         """
         for part in self.parts:
             if isinstance(part, PixelTerms) and part.mined:
-                maps, selection = part.select(logits, target, step, over_ranks=False)
-                return inspect_mining(maps[part.rank_by], selection, logits, target, self.task)
+                maps, selection = part.select(logits, target, step, over_ranks=over_ranks)
+                losses = maps[part.rank_by]
+                return inspect_mining(losses, selection, logits, target, self.task, over_ranks=over_ranks)
         return None
 
     @torch.no_grad()
@@ -141,7 +144,7 @@ class Criterion(nn.Module):
     def _entries(self, target: Tensor) -> dict[str, Tensor]:
         named = named_entries(target, self.task.ignore_index)
         valid = named.sum()
-        return {"pixels": torch.full_like(valid, named.numel()), "valid": valid, "empty": valid == 0}
+        return {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
 
     def _tags(self) -> list[str]:
         several = sum(part.mined for part in self.parts) > 1
@@ -293,6 +296,5 @@ def _mining_scalars(mined: Mapping[str, float], logs: Mapping[str, float]) -> di
         "loss_share": _ratio(mined["hardness_kept"], mined["hardness_all"]),
         "kept_pixels": world_size() * _ratio(mined["kept"], logs["calls"]),
         "valid_fraction": _ratio(mined["valid"], logs["pixels"]),
-        "max_image_share": _ratio(mined["largest_image"], mined["kept"]),
     }
     return scalars | ({"top_p_target": _ratio(mined["top_p"], logs["calls"])} if "top_p" in mined else {})

@@ -209,7 +209,6 @@ class _Groups:
     def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
         """The selection with its statistics; `kept` [G] is what was taken from each group over its ranks."""
         hardness = self.losses.hardness
-        by_image = share.flatten(1).sum(1) if share.dim() > 1 else share
         used = kept > 0
         logs = {
             "kept": share.sum(),
@@ -218,7 +217,6 @@ class _Groups:
             "hardness_all": hardness.sum(dtype=torch.float64),
             "threshold": torch.where(used, threshold.double(), 0.0).sum(),
             "thresholds": used.sum().double(),
-            "largest_image": torch.cat([by_image, by_image.new_zeros(1)]).max(),
         }
         if top_p is not None:
             logs["top_p"] = torch.full_like(logs["kept"], top_p)

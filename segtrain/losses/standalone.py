@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segtrain.losses import channels
+from segtrain.losses.inspection import largest_image
 from segtrain.losses.maps import LossMap, Selection, divide, reduced
 from segtrain.losses.mining import Hardest, Scope, check_share, check_warmup, mined_share
 from segtrain.losses.targets import check_target, full_precision, not_ignored
@@ -162,7 +163,7 @@ def mine(
         fraction=kept / valid.clamp(min=1),
         threshold=chosen.threshold.nanmean(),
         loss_share=logs["hardness_kept"] / torch.where(logs["hardness_all"] == 0, 1.0, logs["hardness_all"]),
-        max_image_share=logs["largest_image"] / torch.where(kept > 0, kept, 1.0),
+        max_image_share=largest_image(chosen.share) / torch.where(kept > 0, kept, 1.0),
     )
     return reduce(losses, targets, reduction, chosen, over_ranks=over_ranks), statistics
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import timm
@@ -14,13 +14,18 @@ from torch import nn
 
 from segtrain.errors import did_you_mean
 from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
-from segtrain.registry import MODELS
+from segtrain.registry import MODELS, Names
 
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 
 
 @MODELS.register("torchvision")
-def torchvision_classifier(channels: int, *, arch: str = "resnet18", weights: Pretrained = "imagenet") -> ImageModel:
+def torchvision_classifier(
+    channels: int,
+    *,
+    arch: Annotated[str, Names(lambda: TORCHVISION)] = "resnet18",
+    weights: Pretrained = "imagenet",
+) -> ImageModel:
     """A classifier of torchvision. `weights`: imagenet, the path of a file, or null; the head is always new."""
     if arch not in TORCHVISION:
         raise ValueError(f"unknown arch '{arch}'{did_you_mean(arch, TORCHVISION)}")
@@ -47,7 +52,11 @@ def torchvision_classifier(channels: int, *, arch: str = "resnet18", weights: Pr
 
 @MODELS.register("timm")
 def timm_classifier(
-    channels: int, *, arch: str = "resnet18", weights: Pretrained = "imagenet", options: dict[str, Any] | None = None
+    channels: int,
+    *,
+    arch: Annotated[str, Names(timm.list_models)] = "resnet18",
+    weights: Pretrained = "imagenet",
+    options: dict[str, Any] | None = None,
 ) -> ImageModel:
     """A classifier of timm. `weights`: imagenet (those of the name's tag), a file, or null; the head is always new.
 

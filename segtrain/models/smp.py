@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import segmentation_models_pytorch as smp
 import timm
@@ -14,7 +14,7 @@ from segmentation_models_pytorch.encoders import get_preprocessing_params
 
 from segtrain.errors import did_you_mean
 from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
-from segtrain.registry import MODELS
+from segtrain.registry import MODELS, Names
 
 ARCHITECTURES: dict[str, Any] = dict(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -29,8 +29,8 @@ _NOT_OPTIONS = {
 def encoder_decoder(
     channels: int,
     *,
-    arch: str = "unet",
-    encoder: str = "resnet34",
+    arch: Annotated[str, Names(lambda: ARCHITECTURES)] = "unet",
+    encoder: Annotated[str, Names(lambda: encoder_names())] = "resnet34",
     encoder_weights: Pretrained = "imagenet",
     decoder: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,

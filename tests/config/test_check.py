@@ -161,7 +161,7 @@ def test_a_value_is_taken_as_its_annotation_says(annotation: Any, text: str, val
         (Annotated[list[float] | None, FromData], "all", "expected a list of numbers, 'auto' or null, got 'all'"),
         (ToyRise, "all", "expected a toy rise such as {name: all, …}, got 'all'; write {name: all}"),
         (tuple[Steps, float], "[1]", "expected a list of 2 values, got a list of 1"),
-        (list[ToyRise], "{name: line}", "expected a list, got a mapping"),
+        (list[ToyRise], "{name: line}", "expected a list of toy rises, got a mapping"),
         (Steps | ToyRise, "[]", f"expected {A_STEP}, a share of the run such as 10% or {A_RISE}, got a list of 0"),
     ],
 )

@@ -322,6 +322,9 @@ def test_the_natural_share_is_the_smallest_that_carries_the_loss():
     assert natural_share(torch.tensor([0.0, 98.0, 2.0, 0.0])).item() == 0.5
     assert natural_share(torch.ones(100)).item() == pytest.approx(0.99)
     assert natural_share(torch.zeros(4)).item() == 0.25
+    many = torch.rand(10_000, generator=torch.Generator().manual_seed(0)) ** 9
+    running = many.double().sort(descending=True).values.cumsum(0)
+    assert natural_share(many).item() == ((running < 0.99 * running[-1]).sum().item() + 1) / 10_000
 
 
 def test_label_changes_are_found_and_ignored_pixels_make_none():

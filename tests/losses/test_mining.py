@@ -167,7 +167,6 @@ def test_the_statistics_are_those_of_the_selection():
         "hardness_all": 10.85,
         "threshold": 2,
         "thresholds": 1,
-        "largest_image": 3,
         "top_p": round(3 / 7, 6),
     }
 

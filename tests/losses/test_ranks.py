@@ -93,8 +93,7 @@ def test_two_processes_give_the_value_and_gradient_of_one(ranks, scene, name):
     torch.testing.assert_close(torch.cat([part[1] for part in parts]), gradient, rtol=1e-12, atol=1e-14)
     together = criterion.scalars({key: sum(float(part[2][key]) for part in parts) for key in loss.logs})
     alone = criterion.scalars({key: float(log) for key, log in loss.logs.items()})
-    per_rank = {"mining/kept_pixels", "mining/max_image_share", "train/empty_batches"}
-    for tag in alone.keys() - per_rank:
+    for tag in alone.keys() - {"mining/kept_pixels"}:  # it asks for the number of ranks; see distributed/test_training
         assert together[tag] == pytest.approx(alone[tag], rel=1e-9), tag
 
 

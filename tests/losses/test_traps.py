@@ -328,8 +328,8 @@ def test_scope_is_a_choice_and_what_it_does_is_logged() -> None:
         logits[1] = 5.0 * F.one_hot(target[1], 3).movedim(-1, 0)  # the second image is easy
     batch, image = (criteria.bootstrapped_ce(TASK, top_p=0.25, scope=scope) for scope in ("batch", "image"))
     by_batch, by_image = batch(logits, target, 0), image(logits, target, 0)
-    assert batch.scalars({key: float(log) for key, log in by_batch.logs.items()})["mining/max_image_share"] == 1.0
-    assert image.scalars({key: float(log) for key, log in by_image.logs.items()})["mining/max_image_share"] == 0.5
+    assert batch.inspect(logits, target, 0).scalars["mining/max_image_share"] == 1.0
+    assert image.inspect(logits, target, 0).scalars["mining/max_image_share"] == 0.5
     each = [top(logits[i : i + 1], target[i : i + 1], 0.25) for i in (0, 1)]
     assert by_image.value.item() == pytest.approx(sum(each) / 2, rel=1e-6)
     assert by_batch.value.item() == pytest.approx(top(logits, target, 0.25), rel=1e-6)
