@@ -16,6 +16,7 @@ from torch import nn
 from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
+from segtrain.losses.upsampling import Logits
 from segtrain.memory import memory_for
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
@@ -140,14 +141,14 @@ class Trainer:
         vote.finish()
         return self.best
 
-    def _update(self, batches: Sequence[Batch]) -> torch.Tensor:
+    def _update(self, batches: Sequence[Batch]) -> Logits:
         def what() -> str:
             return f"a step on {' and '.join(batch.in_words() for batch in batches)}"
 
         with memory_for(what, self.transfer.device, SMALLER_STEP):
             return self.learner.update(batches)
 
-    def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
+    def _log(self, clock: Clock, logits: Logits, batch: Batch) -> None:
         scalars = self.learner.read_logs()
         self._refuse_empty_epoch(scalars["train/empty_batches"])
         mined_at = self.learner.step - 1  # as the loss was

@@ -25,6 +25,7 @@ FLOORS = {
     "transfer": 1,
     "losses.maps": 1,
     "losses.targets": 1,
+    "losses.upsampling": 1,
     "losses.pixel": 1,
     "losses.channels": 1,
     "losses.region": 1,

@@ -19,6 +19,7 @@ from segtrain.losses.mining import Hardest, Mean, Scope, Threshold, Warmup, hard
 from segtrain.losses.pixel import Spread
 from segtrain.losses.targets import named_entries
 from segtrain.losses.terms import PixelTerms, RegionTerm, Weight, weight_at
+from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights
 from segtrain.registry import CRITERIA
 from segtrain.schedule import Rise
@@ -55,12 +56,14 @@ class Criterion(nn.Module):
         """Σ weight of the valid entries on this rank, float64, one for each term."""
         return torch.stack([mass for part in self.parts for mass in part.mass(target)])
 
-    def forward(self, logits: Tensor, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
+    def forward(self, logits: Logits, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
         """The loss of a batch at `step`; every rank calls it, also with nothing valid (0, connected to the graph).
 
         `share` [T] is this micro-batch's part of the mass of its step, for each term; None: it is the whole step.
         A label out of range gives NaN, see `check_target`.
         """
+        if not all(part.makes_bands for part in self.parts):
+            logits = full_resolution(logits)  # once for all parts
         results = [part(logits, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
@@ -79,7 +82,7 @@ class Criterion(nn.Module):
         return Loss(value, {key: log.detach().double() for key, log in logs.items()})
 
     @torch.no_grad()
-    def plain(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
+    def plain(self, logits: Logits, target: Tensor, step: int) -> Tensor:
         """Unmined sums of a batch on this rank, float64 [T, 2]: Σ weight·value, Σ weight. No other rank takes part.
 
         For evaluation, where ranks see different numbers of batches; a region loss is that of each batch.
@@ -117,7 +120,7 @@ class Criterion(nn.Module):
         return kernels.path(device) if fast else "plain torch"
 
     @torch.no_grad()
-    def inspect(self, logits: Tensor, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:
+    def inspect(self, logits: Logits, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:
         """What is mined of a batch at `step`, None if nothing is: by this rank alone, or by all, who then all call it.
 
         Waits for the device: for log steps and pictures only. The first mined term is shown.
@@ -130,7 +133,7 @@ class Criterion(nn.Module):
         return None
 
     @torch.no_grad()
-    def by_sample(self, logits: Tensor, target: Tensor, step: int) -> Tensor | None:
+    def by_sample(self, logits: Logits, target: Tensor, step: int) -> Tensor | None:
         """Of each sample of a classification [B, C]: its hardness, and its share in what this rank alone would mine.
 
         float32 [2, B]; None if no term has a value per sample. The first mined term counts, or else the first.

@@ -12,6 +12,7 @@ from torch import Tensor
 from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
+from segtrain.losses.upsampling import Logits, by_pixel
 from segtrain.task import Task, predict
 
 _EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
@@ -32,13 +33,13 @@ class Inspection(NamedTuple):
 
 
 def inspect_mining(
-    losses: LossMap, selection: Selection, logits: Tensor, target: Tensor, task: Task, *, over_ranks: bool = False
+    losses: LossMap, selection: Selection, logits: Logits, target: Tensor, task: Task, *, over_ranks: bool = False
 ) -> Inspection:
     """The statistics of a selection that need sorting, labels or predictions. `over_ranks`: every rank calls it."""
     share, valid = selection.share, losses.valid
     sums = {"kept": share.sum(), "valid": valid.sum(), "easy": share[losses.hardness < _EASY].sum()}
     if target.shape == valid.shape:
-        sums |= _by_label(losses, share, logits.detach(), target, task)
+        sums |= _by_label(losses, share, logits, target, task)
     flat = torch.cat([one.double().flatten() for one in sums.values()])
     flat = sum_over_ranks(flat) if over_ranks else flat
     totals = dict(zip(sums, torch.split(flat, [one.numel() for one in sums.values()]), strict=True))
@@ -86,12 +87,10 @@ def near_label_change(target: Tensor, ignore_index: int, distance: int = _NEAR) 
     return F.max_pool2d(edge[:, None].float(), 2 * distance - 1, stride=1, padding=distance - 1)[:, 0] > 0
 
 
-def _by_label(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor, task: Task) -> dict[str, Tensor]:
+def _by_label(losses: LossMap, share: Tensor, logits: Logits, target: Tensor, task: Task) -> dict[str, Tensor]:
     """Sums over the batch of this rank."""
     valid = losses.valid.double()
-    p = logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
-    confidence = torch.maximum(p[:, 0], 1 - p[:, 0]) if logits.shape[1] == 1 else p.amax(1)
-    wrong = (confidence > _CONFIDENT) & (predict(logits) != target)
+    wrong = (by_pixel(_confidence, logits) > _CONFIDENT) & (by_pixel(predict, logits) != target)
     index = target.long().clamp(0, task.num_classes - 1).flatten()
     zeros = share.new_zeros(task.num_classes)
     sums = {
@@ -103,6 +102,12 @@ def _by_label(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor, ta
         near = near_label_change(target, task.ignore_index)
         sums |= {"kept_near": (share * near).sum(), "valid_near": (valid * near).sum()}
     return sums
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """The probability of the likeliest class [B, *]."""
+    p = logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
+    return torch.maximum(p[:, 0], 1 - p[:, 0]) if logits.shape[1] == 1 else p.amax(1)
 
 
 def _scalars(totals: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:

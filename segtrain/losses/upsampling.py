@@ -6,7 +6,7 @@ At full resolution they are the largest tensor of a step; who can, makes one ban
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -120,3 +120,17 @@ def taps(low: int, full: int, size: int, align_corners: bool, like: Tensor) -> T
 def full_resolution(logits: Logits) -> Tensor:
     """The logits as one tensor."""
     return logits.full() if isinstance(logits, Upsampled) else logits
+
+
+def by_pixel(function: Callable[[Tensor], Tensor], logits: Logits) -> Tensor:
+    """`function`, which makes one number of the logits [B, C, *] of each pixel: [B, *]. Without gradient, by bands."""
+    if not isinstance(logits, Upsampled):
+        return function(logits.detach())
+    images, _, height, width = logits.shape
+    numbers: Tensor | None = None
+    for at, band in logits.bands():
+        some = function(band)
+        if numbers is None:
+            numbers = some.new_empty(images, height, width)
+        numbers[at] = some
+    return function(logits.low[:, :, :0]) if numbers is None else numbers

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segtrain.checkpoint import read_weights
 from segtrain.errors import CheckpointError
+from segtrain.losses.upsampling import Logits, Upsampled
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,7 +38,8 @@ class ImageModel(nn.Module):
     `mean` and `std` are those of RGB values in [0, 1]. They travel in the state dict, so a checkpoint is right whatever
     weights it started from. Images are padded with their mean, at the right and below, to a multiple of `multiple` and
     at least `smallest`; the logits are cropped back (a view). Name the part of `net` that is its `encoder`, or the
-    `head` where all else is.
+    `head` where all else is. `upsampling` is the bilinear one that the logits of `net` still lack: see
+    `upsampling_deferred`.
     """
 
     mean: Tensor
@@ -53,6 +55,7 @@ class ImageModel(nn.Module):
         head: str | None = None,
         multiple: int = 1,
         smallest: int = 1,
+        upsampling: nn.Upsample | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -60,12 +63,18 @@ class ImageModel(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
         self._encoder, self._head = encoder, head
         self.multiple, self.smallest = multiple, smallest
+        self.upsampling = upsampling
+        self.defers_upsampling = False
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Logits:
         """Logits of the images, at their size."""
         height, width = image.shape[-2:]
         pad = (0, self._missing(width), 0, self._missing(height))
         logits: Tensor = self.net(F.pad((image.to(self.mean.dtype) - self.mean) / self.std, pad))
+        if self.upsampling is not None:
+            if self.defers_upsampling:
+                return self._deferred(self.upsampling, logits, (height, width))
+            logits = self.upsampling(logits)
         return logits[..., :height, :width] if any(pad) else logits
 
     def in_encoder(self, name: str) -> bool:
@@ -74,9 +83,27 @@ class ImageModel(nn.Module):
             return name.startswith(f"net.{self._encoder}.")
         return not name.startswith(f"net.{self._head}.")
 
+    def _deferred(self, upsampling: nn.Upsample, low: Tensor, size: tuple[int, int]) -> Upsampled:
+        factor = int(upsampling.scale_factor)  # type: ignore[arg-type]  # of a head it is one whole number
+        height, width = low.shape[-2:]
+        return Upsampled(low, (factor * height, factor * width), size, bool(upsampling.align_corners))
+
     def _missing(self, size: int) -> int:
         wanted = max(size, self.smallest)
         return wanted + -wanted % self.multiple - size
+
+
+@contextlib.contextmanager
+def upsampling_deferred(model: nn.Module) -> Iterator[None]:
+    """Within it an ImageModel that ends in an upsampling leaves that to whoever takes its logits, an `Upsampled`."""
+    if not isinstance(model, ImageModel):
+        yield
+        return
+    before, model.defers_upsampling = model.defers_upsampling, True
+    try:
+        yield
+    finally:
+        model.defers_upsampling = before
 
 
 def load_file(module: nn.Module, path: str | Path, key: str, *, new: str | None = None) -> None:

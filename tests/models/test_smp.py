@@ -30,7 +30,9 @@ def a_model(arch: str = "fpn", channels: int = 5, **options):
 
 def test_the_keys_of_a_config_are_those_of_the_factory():
     assert MODELS["smp"] is encoder_decoder
-    assert list(parameters(encoder_decoder)) == ["arch", "encoder", "encoder_weights", "decoder", "encoder_options"]
+    assert list(parameters(encoder_decoder)) == [
+        *("arch", "encoder", "encoder_weights", "decoder", "encoder_options", "fuse_upsampling")
+    ]
 
 
 # ---- sizes

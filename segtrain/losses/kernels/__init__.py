@@ -14,6 +14,7 @@ from torch import Tensor
 
 from segtrain.losses.kernels import blocks
 from segtrain.losses.kernels.maps import PixelMap
+from segtrain.losses.upsampling import Logits, Upsampled
 
 __all__ = ["PixelMap", "cross_entropy", "path"]
 
@@ -21,14 +22,20 @@ _SMALL = 1 << 18  # logits that stay in the cache of a CPU on the plain path as 
 
 
 def cross_entropy(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
+    logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap | None:
     """The map of cross entropy with labels [B, *] for logits [B, C, *] that fit each other; ε goes to all classes."""
     compiling = torch.compiler.is_compiling()  # on a CPU the compiler fuses the plain path
-    if logits.dim() != 4 or (not compiling and torch.func.debug_unwrap(logits) is not logits):  # the latter: vmap
+    low = logits.low if isinstance(logits, Upsampled) else logits
+    if low.dim() != 4 or (not compiling and torch.func.debug_unwrap(low) is not low):  # the latter: vmap
         return None
-    if logits.device.type == "cpu" and not compiling and logits.shape[1] > 1 and logits.numel() >= _SMALL:
+    if low.device.type == "cpu":
+        large = logits.shape[1] > 1 and logits.shape.numel() >= _SMALL
+        if compiling or not large or (low is not logits and not _is_finite(low)):
+            return None
         return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing)
+    if isinstance(logits, Upsampled):
+        return None
     if logits.device.type == "cuda" and logits.dtype != torch.float64 and (gpu := _triton()) is not None:
         kernel: PixelMap = gpu.cross_entropy(logits, target, weight, ignore_index, smoothing)
         return kernel
@@ -40,6 +47,11 @@ def path(device: torch.device) -> str:
     if device.type == "cuda" and _triton() is not None:
         return "Triton kernels"
     return "blocks" if device.type == "cpu" else "plain torch"
+
+
+def _is_finite(low: Tensor) -> bool:
+    """A block is interpolated by products of matrices, in which one NaN would reach pixels that are far from it."""
+    return bool(low.detach().sum(dtype=torch.float64).isfinite())
 
 
 @functools.cache

@@ -98,7 +98,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _Full:
-    """Blocks of logits [B, C, H, W]: rows of an image, or a few small images; and the buffers that all of them share."""
+    """Blocks of logits [B, C, H, W], rows of an image or a few small images, and the buffers that all of them share."""
 
     gradient: Tensor
 
