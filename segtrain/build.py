@@ -121,6 +121,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.context[MODELS] = (task.channels(criterion.link),)
     accuracy = precision(config.train.amp, device)
     learner = make_learner(config, maker, criterion, accuracy)
+    check_image_head(learner, source)
     evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
     every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
     transfer = Transfer(device, torch.channels_last if channels_last(config) else torch.contiguous_format)
@@ -199,6 +200,26 @@ def check_monitor(monitor: str, task: Task, source: Source) -> None:
         hint = did_you_mean(monitor, known)
         raise ConfigError(
             f"{source.where('validate.monitor')}: validate.monitor: no score to maximise '{monitor}'{hint}"
+        )
+
+
+def check_image_head(learner: Learner, source: Source) -> None:
+    """Raise ConfigError unless the model has an image head exactly if a term of the criterion is about it."""
+    has = bool(getattr(learner.model, "has_image_head", False))
+    if has and not learner.criterion.reads_image_head:
+        raise ConfigError(
+            f"{source.where('model.aux_params')}: model.aux_params: no term of the criterion is about the image head, "
+            "so nothing would train it; add one to a weighted_sum: {name: image_presence}, or leave out aux_params"
+        )
+    if learner.criterion.reads_image_head and not has:
+        raise ConfigError(
+            f"{source.where('criterion')}: criterion: image_presence needs a model with an image head; "
+            "give model smp one with aux_params: {pooling: avg}"
+        )
+    if has and not learner.criterion.reads_pixels:
+        raise ConfigError(
+            f"{source.where('criterion')}: criterion: image_presence alone trains no label map; put it beside another "
+            "criterion in a weighted_sum"
         )
 
 

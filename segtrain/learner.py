@@ -23,7 +23,7 @@ from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.parallel import gathered, load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
-from segtrain.task import Batch
+from segtrain.task import Batch, Output, logits_of
 
 Logs = dict[str, Tensor]
 
@@ -63,6 +63,7 @@ class Learner:
 
     def update(self, batches: Sequence[Batch]) -> Logits:
         """One optimizer step over micro-batches; returns the logits of the last one."""
+        self.optimizer.zero_grad(set_to_none=True)  # the forward pass reuses what the gradients of the last step held
         self.forward.train()
         self.encoder.keep_statistics(self.step)
         for group in self.optimizer.param_groups:
@@ -71,8 +72,8 @@ class Learner:
         for batch, share in zip(batches, self._shares(batches), strict=True):
             with self._gradients_stay_local(batch is not batches[-1]):
                 with self.precision.autocast(), upsampling_deferred(self.model):
-                    logits: Logits = self.forward(batch.image)
-                loss = self.criterion(logits, batch.target, self.step, share)
+                    output: Logits | Output = self.forward(batch.image)
+                loss = self.criterion(output, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             _add(logs, loss.logs)
         self.encoder.drop_gradients(self.step)
@@ -83,8 +84,7 @@ class Learner:
             _add(self.logs, {**logs, "grad_norm": norm, "updates": torch.ones_like(norm)})
             if self.ema is not None:
                 self.ema.update(self.model, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        return logits.detach()
+        return logits_of(output).detach()
 
     def _shares(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Each micro-batch's part of the step, by the weight of its valid pixels; a step of one batch needs none."""

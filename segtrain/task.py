@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from segtrain.losses.upsampling import Logits
 
 Kind = Literal["segmentation", "classification"]
 Link = Literal["softmax", "sigmoid"]
@@ -57,6 +60,18 @@ class Batch(NamedTuple):
         """Its size and its samples, for errors."""
         names = ", ".join(self.ids[:8]) + (", …" if len(self.ids) > 8 else "")
         return f"{'x'.join(map(str, self.image.shape))} ({names})"
+
+
+class Output(NamedTuple):
+    """What a model with an image head gives in training; in evaluation it gives its logits alone."""
+
+    logits: Logits  # [B, C, H, W]
+    image: Tensor  # [B, C]: scores of the classes that occur anywhere in the image
+
+
+def logits_of(output: Logits | Output) -> Logits:
+    """The logits of the pixels, or of the samples in classification."""
+    return output.logits if isinstance(output, Output) else output
 
 
 def predict(logits: Tensor) -> Tensor:

@@ -49,6 +49,33 @@ def test_a_bad_value_is_reported_at_its_place(tiny):
         tiny("criterion={name: cross_entropy, class_weights: [1, 2, 3]}", "data.workers=0")
 
 
+WITH_IMAGE_HEAD = [
+    "model={name: smp, arch: fpn, encoder: tu-test_resnet, encoder_weights: null, aux_params: {dropout: 0}}",
+    "criterion={name: weighted_sum, terms: {ce: {criterion: {name: cross_entropy}}, "
+    "classes: {weight: 0.2, criterion: {name: image_presence}}}}",
+]
+
+
+def test_an_image_head_is_trained_beside_the_label_map(tiny):
+    built = tiny(*WITH_IMAGE_HEAD, "schedule=null")
+    head = built.learner.model.net.classification_head[-2]
+    before = head.weight.detach().clone()
+    built.learner.update([next(built.loader.start(0))])
+    assert (head.weight != before).any()
+    assert built.learner.read_logs()["train/loss/classes"] > 0
+    assert built.evaluator(built.learner.model, 1).scalars["val/loss"] > 0
+
+
+def test_an_image_head_and_the_criterion_about_it_need_each_other(tiny):
+    model, criterion = WITH_IMAGE_HEAD
+    with pytest.raises(ConfigError, match=r"model\.aux_params: no term .* nothing would train it"):
+        tiny(model)
+    with pytest.raises(ConfigError, match="image_presence needs a model with an image head"):
+        tiny(criterion)
+    with pytest.raises(ConfigError, match="image_presence alone trains no label map"):
+        tiny(model, "criterion={name: image_presence}")
+
+
 def test_missing_data_is_reported_at_its_place(tiny):
     with pytest.raises(DataError, match=r"data\.train: nowhere .*not exist"):
         tiny("data.train={name: camvid, root: nowhere, split: train}")

@@ -6,6 +6,15 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from segtrain.errors import did_you_mean
+
+_EXAMPLES = """
+examples:
+  segtrain config ls
+  segtrain config cp bootstrap my.yaml
+  segtrain train --config my.yaml
+  eval "$(segtrain completion bash)"      (completes commands and flags)"""
+
 COMMANDS = {
     "train": "train a model from a configuration",
     "sweep": "train variants with several seeds and compare them",
@@ -14,6 +23,7 @@ COMMANDS = {
     "predict": "say what a trained model sees in images",
     "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
+    "completion": "make a shell complete commands and flags",
 }
 
 
@@ -29,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"segtrain {__version__}")
         return 0
+    if arguments not in ([], ["-h"], ["--help"]):
+        hint = did_you_mean(arguments[0], COMMANDS, limit=len(COMMANDS))
+        print(f"error: segtrain {arguments[0]}: there is no such command{hint}", file=sys.stderr)
+        return 2
     print("usage: segtrain <command> [options]   (segtrain <command> --help)\n")
     print("\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items()))
-    return 0 if arguments in ([], ["-h"], ["--help"]) else 2
+    print(_EXAMPLES)
+    return 0

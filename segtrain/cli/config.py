@@ -6,6 +6,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from segtrain.cli import subcommands
+
+ABOUT = (
+    "List, copy, show, check, compare and explain configurations. "
+    "C is a file, a run's directory, or the name of a configuration that comes along."
+)
 EXAMPLES = """examples:
   tools/config.py ls
   tools/config.py cp camvid my.yaml
@@ -22,31 +28,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each question about configurations."""
-    p = argparse.ArgumentParser(
-        prog="config.py",
-        description="List, copy, show, check, compare and explain configurations. C is a file, a run's directory, or "
-        "the name of a configuration that comes along.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = p.add_subparsers(dest="command", required=True, metavar="command")
-    for name, add in COMMANDS.items():
-        add(
-            commands.add_parser(
-                name,
-                help=add.__doc__,
-                description=add.__doc__,
-                epilog=examples_of(name, EXAMPLES),
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-        )
-    return p
-
-
-def examples_of(command: str, examples: str) -> str:
-    """Those lines of the examples that show one subcommand."""
-    shown = [line for line in examples.splitlines() if f".py {command} " in f"{line} "]
-    return "\n".join(["examples:", *shown]) if shown else ""
+    return subcommands.parser("config.py", ABOUT, COMMANDS, EXAMPLES)
 
 
 def _ls(p: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from segtrain.cli import subcommands
 from segtrain.cli.train import positive
 
 EXAMPLES = """examples:
@@ -28,16 +29,12 @@ LAYOUTS = (
 
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each thing to do with data."""
-    p = argparse.ArgumentParser(
-        prog="data.py",
-        description="Look at a data set before training on it, divide it, convert it, or make one up.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return subcommands.parser(
+        "data.py",
+        "Look at a data set before training on it, divide it, convert it, or make one up.",
+        COMMANDS,
+        EXAMPLES,
     )
-    commands = p.add_subparsers(dest="command", required=True, metavar="command")
-    for name, add in COMMANDS.items():
-        add(commands.add_parser(name, help=add.__doc__, description=add.__doc__))
-    return p
 
 
 def _check(p: argparse.ArgumentParser) -> None:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from segtrain.cli import subcommands
+
 EXAMPLES = """examples:
   tools/runs.py ls
   tools/runs.py show runs/bootstrap/20261121-001502
@@ -18,16 +20,9 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each thing to do with runs."""
-    p = argparse.ArgumentParser(
-        prog="runs.py",
-        description="List, show, compare, plot, clean up and report what runs have left.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return subcommands.parser(
+        "runs.py", "List, show, compare, plot, clean up and report what runs have left.", COMMANDS, EXAMPLES
     )
-    commands = p.add_subparsers(dest="command", required=True, metavar="command")
-    for name, add in COMMANDS.items():
-        add(commands.add_parser(name, help=add.__doc__, description=add.__doc__))
-    return p
 
 
 def _ls(p: argparse.ArgumentParser) -> None:

@@ -17,13 +17,14 @@ from segtrain.losses.inspection import Inspection, inspect_mining
 from segtrain.losses.maps import Loss, PixelLoss, divide
 from segtrain.losses.mining import Hardest, Mean, Scope, Threshold, Warmup, hardest
 from segtrain.losses.pixel import Spread
+from segtrain.losses.presence import ImagePresence
 from segtrain.losses.targets import named_entries
-from segtrain.losses.terms import PixelTerms, RegionTerm, Weight, weight_at
+from segtrain.losses.terms import ImageTerm, PixelTerms, RegionTerm, Term, Weight, weight_at
 from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights
 from segtrain.registry import CRITERIA
 from segtrain.schedule import Rise
-from segtrain.task import Link, Task
+from segtrain.task import Link, Output, Task
 
 
 class Criterion(nn.Module):
@@ -32,39 +33,47 @@ class Criterion(nn.Module):
     `weights` holds the factors of each term's weight, in the order of the parts and their names.
     """
 
-    def __init__(
-        self, task: Task, parts: Sequence[PixelTerms | RegionTerm], weights: Sequence[Sequence[Weight]] | None = None
-    ) -> None:
+    def __init__(self, task: Task, parts: Sequence[Term], weights: Sequence[Sequence[Weight]] | None = None) -> None:
         super().__init__()
         self.task = task
         self._parts = nn.ModuleList(parts)
         self.names = [name for part in parts for name in part.names]
         self.weights = [tuple(factors) for factors in weights] if weights else [()] * len(self.names)
-        links = {part.link for part in parts}
+        links = {part.link for part in parts if part.link is not None}
         if len(links) > 1:
             raise ValueError(
                 "the terms of a criterion read the same logits, but some through a softmax and some through sigmoids; "
                 "expected one link (dice, jaccard, tversky, lovasz, l1 and mse take link: sigmoid)"
             )
-        self.link: Link = links.pop()
+        self.link: Link = links.pop() if links else "softmax"
 
     @property
-    def parts(self) -> list[PixelTerms | RegionTerm]:
-        return cast("list[PixelTerms | RegionTerm]", list(self._parts))
+    def parts(self) -> list[Term]:
+        return cast("list[Term]", list(self._parts))
+
+    @property
+    def reads_image_head(self) -> bool:
+        """Whether a term is about the scores of an image head."""
+        return any(isinstance(part, ImageTerm) for part in self.parts)
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether a term is about the logits of the pixels, or of the samples."""
+        return not all(isinstance(part, ImageTerm) for part in self.parts)
 
     def mass(self, target: Tensor) -> Tensor:
         """Σ weight of the valid entries on this rank, float64, one for each term."""
         return torch.stack([mass for part in self.parts for mass in part.mass(target)])
 
-    def forward(self, logits: Logits, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
+    def forward(self, output: Logits | Output, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
         """The loss of a batch at `step`; every rank calls it, also with nothing valid (0, connected to the graph).
 
         `share` [T] is this micro-batch's part of the mass of its step, for each term; None: it is the whole step.
         A label out of range gives NaN, see `check_target`.
         """
         if not all(part.makes_bands for part in self.parts):
-            logits = full_resolution(logits)  # once for all parts
-        results = [part(logits, target, step) for part in self.parts]
+            output = _at_full_resolution(output)  # once for all of them
+        results = [part(output, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
         counts = sum_over_ranks(torch.stack([one.kept.count for one in sums])) / world_size()
@@ -154,12 +163,14 @@ class Criterion(nn.Module):
         return [f"mining/{part.names[0]}" if several else "mining" for part in self.parts]
 
 
-def as_criterion(component: PixelLoss | Regionwise | Criterion, task: Task) -> Criterion:
-    """A criterion of a single component: the plain mean of a pixel loss, a region loss; a criterion is itself."""
+def as_criterion(component: PixelLoss | Regionwise | ImagePresence | Criterion, task: Task) -> Criterion:
+    """A criterion of a single component: the plain mean of a pixel loss, another loss; a criterion is itself."""
     if isinstance(component, Criterion):
         return component
     if isinstance(component, Regionwise):
         return Criterion(task, [RegionTerm(component, ALONE)])
+    if isinstance(component, ImagePresence):
+        return Criterion(task, [ImageTerm(component, ALONE)])
     return Criterion(task, [PixelTerms([component], [ALONE], Mean())])
 
 
@@ -251,7 +262,7 @@ def weighted_sum(task: Task, *, terms: dict[str, WeightedTerm]) -> Criterion:
     """Σ weight · criterion over named terms, each averaged with its own denominator; sums may hold sums."""
     if not terms:
         raise ValueError("weighted_sum without terms; expected at least one: terms: {ce: {criterion: {name: …}}}")
-    parts: list[PixelTerms | RegionTerm] = []
+    parts: list[Term] = []
     weights: list[tuple[Weight, ...]] = []
     for name, term in terms.items():
         if not callable(term.weight) and not 0 <= term.weight < math.inf:
@@ -272,7 +283,7 @@ def _mined(
     whole = as_criterion(loss, task)
     losses: list[PixelLoss] = []
     for part in whole.parts:
-        if isinstance(part, RegionTerm):
+        if not isinstance(part, PixelTerms):
             raise ValueError(
                 f"{part.loss.name} cannot be mined: it is a loss of a whole region, no pixel has a value of its own; "
                 "expected a pixel loss; add the region loss beside the mined one with weighted_sum"
@@ -286,6 +297,12 @@ def _mined(
         raise ValueError(f"rank_by '{rank_by}' is no term of the sum; expected one of {', '.join(whole.names)}")
     index = whole.names.index(rank_by) if rank_by is not None else 0
     return Criterion(task, [PixelTerms(losses, whole.names, reduction, index)], whole.weights)
+
+
+def _at_full_resolution(output: Logits | Output) -> Logits | Output:
+    if isinstance(output, Output):
+        return output._replace(logits=full_resolution(output.logits))
+    return full_resolution(output)
 
 
 def _ratio(total: float, count: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from segtrain.losses.components import Pixelwise, Regionwise
 from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, of_all, reduced
 from segtrain.losses.mining import Mean
+from segtrain.losses.presence import ImagePresence
 from segtrain.losses.upsampling import Logits, Upsampled, full_resolution
 from segtrain.schedule import Schedule
-from segtrain.task import Link
+from segtrain.task import Link, Output, logits_of
 
 Weight = float | Schedule
+Term = Union["PixelTerms", "RegionTerm", "ImageTerm"]
 
 
 class Sums(NamedTuple):
@@ -67,8 +69,8 @@ class PixelTerms(nn.Module):
         """Whether logits may come at low resolution, and are never held at full."""
         return all(isinstance(loss, Pixelwise) and loss.has_kernel for loss in self.losses)
 
-    def forward(self, logits: Logits, target: Tensor, step: int) -> Part:
-        maps, selection = self.select(logits, target, step)
+    def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
+        maps, selection = self.select(logits_of(output), target, step)
         sums = [Sums(reduced(one, selection.share), of_all(one)) for one in maps]
         return Part(sums, selection.logs)
 
@@ -120,13 +122,46 @@ class RegionTerm(nn.Module):
     def mass(self, target: Tensor) -> list[Tensor]:
         return [self.loss.mass(target)]
 
-    def forward(self, logits: Logits, target: Tensor, step: int) -> Part:
-        sums = self.loss(full_resolution(logits), target)
+    def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
+        sums = self.loss(full_resolution(logits_of(output)), target)
         return Part([Sums(sums, sums)], {})
 
     def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
         """The sums of this batch on this rank."""
         return [self.loss(full_resolution(logits), target, over_ranks=False)]
+
+
+class ImageTerm(nn.Module):
+    """The loss of an image head, whose scores a model gives in training only."""
+
+    mined = False
+    makes_bands = True
+    link = None  # it does not read the logits of the pixels
+
+    def __init__(self, loss: ImagePresence, name: str) -> None:
+        super().__init__()
+        self.loss = loss
+        self.names = [name]
+
+    def renamed(self, names: Sequence[str]) -> ImageTerm:
+        return ImageTerm(self.loss, names[0])
+
+    def mass(self, target: Tensor) -> list[Tensor]:
+        return [self.loss.mass(target)]
+
+    def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
+        if not isinstance(output, Output):
+            raise ValueError(
+                f"{self.loss.name} reads the scores of an image head, which this model does not have; expected an "
+                "Output(logits, image) in training; model smp has one with aux_params"
+            )
+        sums = self.loss(output.image, target)
+        return Part([Sums(sums, sums)], {})
+
+    def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
+        """Nothing: in evaluation there are no scores of images."""
+        nothing = torch.zeros((), dtype=torch.float64, device=logits.device)
+        return [Reduced(nothing, nothing)]
 
 
 def weight_at(factors: Sequence[Weight], step: int) -> float:

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segtrain.losses.targets import full_precision
-
 _BAND = 1 << 22  # logits that are made at a time
 
 Place = tuple[slice, slice]  # images, and rows of them
@@ -79,7 +77,7 @@ class Upsampled(NamedTuple):
             for top in range(0, height, step):
                 rows = slice(top, min(top + step, height))
                 source = self.source(rows)
-                x = full_precision(self.low[image : image + 1, :, source])
+                x = self.low[image : image + 1, :, source].to(across.part.dtype)
                 x = torch.lerp(x[..., across.first], x[..., across.second], across.part)
                 first, second = down.first[rows] - source.start, down.second[rows] - source.start
                 x = torch.lerp(x[:, :, first], x[:, :, second], down.part[rows, None])
@@ -105,7 +103,7 @@ class Taps(NamedTuple):
 
 def taps(low: int, full: int, size: int, align_corners: bool, like: Tensor) -> Taps:
     """Of the first `size` of `full` positions among `low` values; rounded as torch rounds them for `like`."""
-    dtype = full_precision(like[:0]).dtype
+    dtype = torch.promote_types(like.dtype, torch.float32)
     at = torch.arange(size, device=like.device, dtype=dtype)
     if align_corners:
         scale = torch.tensor(low - 1, dtype=dtype) / max(full - 1, 1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segtrain.checkpoint import read_weights
 from segtrain.errors import CheckpointError
 from segtrain.losses.upsampling import Logits, Upsampled
+from segtrain.task import Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,8 +39,8 @@ class ImageModel(nn.Module):
     `mean` and `std` are those of RGB values in [0, 1]. They travel in the state dict, so a checkpoint is right whatever
     weights it started from. Images are padded with their mean, at the right and below, to a multiple of `multiple` and
     at least `smallest`; the logits are cropped back (a view). Name the part of `net` that is its `encoder`, or the
-    `head` where all else is. `upsampling` is the bilinear one that the logits of `net` still lack: see
-    `upsampling_deferred`.
+    `head` where all else is. With `has_image_head` the network gives (logits, scores of the image), and so does this in
+    training. `upsampling` is the bilinear one that the logits of `net` still lack, see `upsampling_deferred`.
     """
 
     mean: Tensor
@@ -56,6 +57,7 @@ class ImageModel(nn.Module):
         multiple: int = 1,
         smallest: int = 1,
         upsampling: nn.Upsample | None = None,
+        has_image_head: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
@@ -63,19 +65,17 @@ class ImageModel(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
         self._encoder, self._head = encoder, head
         self.multiple, self.smallest = multiple, smallest
+        self.has_image_head = has_image_head
         self.upsampling = upsampling
         self.defers_upsampling = False
 
-    def forward(self, image: Tensor) -> Logits:
+    def forward(self, image: Tensor) -> Logits | Output:
         """Logits of the images, at their size."""
         height, width = image.shape[-2:]
         pad = (0, self._missing(width), 0, self._missing(height))
-        logits: Tensor = self.net(F.pad((image.to(self.mean.dtype) - self.mean) / self.std, pad))
-        if self.upsampling is not None:
-            if self.defers_upsampling:
-                return self._deferred(self.upsampling, logits, (height, width))
-            logits = self.upsampling(logits)
-        return logits[..., :height, :width] if any(pad) else logits
+        output = self.net(F.pad((image.to(self.mean.dtype) - self.mean) / self.std, pad))
+        logits = self._at_size(output[0] if self.has_image_head else output, (height, width))
+        return Output(logits, output[1]) if self.has_image_head and self.training else logits
 
     def in_encoder(self, name: str) -> bool:
         """Whether the parameter `name` belongs to the (pretrained) encoder rather than to the head."""
@@ -83,10 +83,15 @@ class ImageModel(nn.Module):
             return name.startswith(f"net.{self._encoder}.")
         return not name.startswith(f"net.{self._head}.")
 
-    def _deferred(self, upsampling: nn.Upsample, low: Tensor, size: tuple[int, int]) -> Upsampled:
-        factor = int(upsampling.scale_factor)  # type: ignore[arg-type]  # of a head it is one whole number
-        height, width = low.shape[-2:]
-        return Upsampled(low, (factor * height, factor * width), size, bool(upsampling.align_corners))
+    def _at_size(self, logits: Tensor, size: tuple[int, int]) -> Logits:
+        """Of what the network gives for a padded image, that of the image."""
+        if self.upsampling is not None and self.defers_upsampling:
+            factor = int(self.upsampling.scale_factor)  # type: ignore[arg-type]  # of a head it is one whole number
+            grid = (factor * logits.shape[2], factor * logits.shape[3])
+            return Upsampled(logits, grid, size, bool(self.upsampling.align_corners))
+        if self.upsampling is not None:
+            logits = self.upsampling(logits)
+        return logits[..., : size[0], : size[1]] if logits.dim() > 2 and logits.shape[-2:] != size else logits
 
     def _missing(self, size: int) -> int:
         wanted = max(size, self.smallest)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
@@ -27,6 +28,14 @@ _NOT_OPTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class ImageHead:
+    """A second head on the encoder's last features: pooled, dropped out by chance, one score per class."""
+
+    pooling: Literal["avg", "max"] = "avg"
+    dropout: float = 0.2
+
+
 @MODELS.register("smp")
 def encoder_decoder(
     channels: int,
@@ -36,6 +45,7 @@ def encoder_decoder(
     encoder_weights: Pretrained = "imagenet",
     decoder: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
+    aux_params: ImageHead | None = None,
     fuse_upsampling: bool = True,
 ) -> ImageModel:
     """An encoder-decoder of segmentation-models-pytorch.
@@ -43,7 +53,8 @@ def encoder_decoder(
     `arch` is unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt;
     `encoder` one of the library's or, with the prefix `tu-`, one of timm. `encoder_weights` is a name of the library
     (mostly imagenet), the path of a file, or null. `decoder` holds further arguments of the architecture,
-    `encoder_options` those of a timm encoder (img_size for a transformer that is bound to one size).
+    `encoder_options` those of a timm encoder (img_size for a transformer that is bound to one size). `aux_params` adds
+    a head that says which classes occur in the image, for the criterion image_presence; it is not used in evaluation.
     `fuse_upsampling`: where the head ends in one (fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer), the
     losses make full resolution by bands of rows, as far as they can, and never hold the logits in full.
     """
@@ -54,6 +65,9 @@ def encoder_decoder(
     _check_decoder(arch, kind, decoder or {})
     named = _named_weights(encoder, encoder_weights)
     arguments = {"encoder_name": encoder, "encoder_weights": named, "classes": channels, **(decoder or {})}
+    if aux_params is not None:
+        _check_image_head(aux_params)
+        arguments["aux_params"] = {"classes": channels, "pooling": aux_params.pooling, "dropout": aux_params.dropout}
     options = encoder_options or {}
     if named is None:
         net = _built(kind, arguments, options)
@@ -72,6 +86,7 @@ def encoder_decoder(
         multiple=multiple,
         smallest=smallest,
         upsampling=_last_upsampling(net) if fuse_upsampling else None,
+        has_image_head=aux_params is not None,
     )
 
 
@@ -124,6 +139,11 @@ def _check_encoder(arch: str, encoder: str) -> None:
     known = timm.is_model(encoder[3:]) if encoder.startswith("tu-") else encoder in _encoders
     if not known:
         raise ValueError(f"unknown encoder '{encoder}'{did_you_mean(encoder, encoder_names())}")
+
+
+def _check_image_head(head: ImageHead) -> None:
+    if not 0 <= head.dropout < 1:
+        raise ValueError(f"aux_params: dropout {head.dropout}; expected a share of the features in [0, 1)")
 
 
 def _check_decoder(arch: str, kind: Any, options: dict[str, Any]) -> None:

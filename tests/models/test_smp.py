@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segtrain import checkpoint
-from segtrain.models.smp import ARCHITECTURES, _statistics, encoder_decoder, encoder_names
+from segtrain.models.smp import ARCHITECTURES, ImageHead, _statistics, encoder_decoder, encoder_names
 from segtrain.registry import MODELS, parameters
+from segtrain.task import Output
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,9 +31,8 @@ def a_model(arch: str = "fpn", channels: int = 5, **options):
 
 def test_the_keys_of_a_config_are_those_of_the_factory():
     assert MODELS["smp"] is encoder_decoder
-    assert list(parameters(encoder_decoder)) == [
-        *("arch", "encoder", "encoder_weights", "decoder", "encoder_options", "fuse_upsampling")
-    ]
+    keys = ["arch", "encoder", "encoder_weights", "decoder", "encoder_options", "aux_params", "fuse_upsampling"]
+    assert list(parameters(encoder_decoder)) == keys
 
 
 # ---- sizes
@@ -79,7 +79,7 @@ def test_an_option_of_the_encoder_reaches_timm():
 
 
 def test_padding_is_the_mean_colour_and_lies_right_and_below():
-    model = a_model().eval()
+    model = a_model(fuse_upsampling=False).eval()
     image = images(40, 50)
     with torch.no_grad():
         padded = (image - 255 * torch.tensor(IMAGENET[0]).view(1, 3, 1, 1)) / (
@@ -87,6 +87,25 @@ def test_padding_is_the_mean_colour_and_lies_right_and_below():
         )
         padded = torch.nn.functional.pad(padded, (0, 14, 0, 24))
         torch.testing.assert_close(model(image), model.net(padded)[..., :40, :50])
+
+
+# ---- the image head
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_an_image_head_scores_the_classes_of_an_image_in_training_only(pooling):
+    model = a_model("unet", aux_params=ImageHead(pooling=pooling, dropout=0.0))
+    image = images(40, 50, batch=2)
+    output = model.train()(image)
+    assert isinstance(output, Output)
+    assert output.logits.shape == (2, 5, 40, 50)
+    assert output.image.shape == (2, 5)
+    assert model.eval()(image).shape == (2, 5, 40, 50)
+
+
+def test_an_image_head_that_drops_everything_is_refused():
+    with pytest.raises(ValueError, match=r"aux_params: dropout 1\.0; expected .* in \[0, 1\)"):
+        a_model(aux_params=ImageHead(dropout=1.0))
 
 
 # ---- normalisation
