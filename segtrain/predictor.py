@@ -28,7 +28,7 @@ Labels = npt.NDArray[np.uint8]  # [H, W], class ids
 Picture = str | Path | Image.Image | npt.NDArray[Any]
 
 _RESIZES = ("Resize", "SmallestMaxSize", "LongestMaxSize")  # logits are brought back by the opposite
-_SMALLER = "Look at images in windows (window=(512, 512), --window 512x512), or at fewer at a time"
+SMALLER = "Look at images in windows (window=(512, 512), --window 512x512), or at fewer at a time"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Predictor:
     def logits(self, images: Sequence[Pixels], inference: Inference = WHOLE, size: Any = None) -> Tensor:
         """Logits [B, C, H, W] (or [B, C]) of prepared images of one size, as prepared or resized to `size`."""
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        with memory_for(lambda: "x".join(map(str, batch.shape)), self.device, _SMALLER):
+        with memory_for(lambda: "x".join(map(str, batch.shape)), self.device, SMALLER):
             logits = inference(self.net, batch)
             if logits.ndim == 4 and size is not None and logits.shape[-2:] != tuple(size):
                 logits = F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)

@@ -19,6 +19,7 @@ FLOORS = {
     "precision": 0,
     "memory": 0,
     "inference": 0,
+    "png": 0,
     "parallel": 1,
     "compiling": 0,
     "profiling": 0,

@@ -20,9 +20,10 @@ COMMANDS = {
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
     "mining": "what mining selects at any p, and the hardest images",
-    "predict": "say what a trained model sees in images",
+    "predict": "say what a trained model sees in images: label maps, or names",
     "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
+    "doctor": "look at the machine and the installation, with remedies",
     "completion": "make a shell complete commands and flags",
 }
 

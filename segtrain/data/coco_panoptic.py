@@ -46,7 +46,7 @@ class Panoptic:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        image_file, mask_file, _ = self.pairs.pairs[index]
+        image_file, mask_file, *_ = self.pairs.pairs[index]
         image, colors = read_image(image_file), read_mask(mask_file)
         check_sizes(image, str(image_file), colors, str(mask_file))
         if colors.ndim != 3:

@@ -16,7 +16,9 @@ from pydantic import Field
 from segtrain.data.check import look_at
 from segtrain.data.dataset import Dataset, Over
 from segtrain.data.feed import Workers
-from segtrain.data.labels import LabelSpec
+from segtrain.data.labels import LabelSpec, Target
+from segtrain.data.order import Weights, sampling_weights
+from segtrain.data.windows import opened
 from segtrain.errors import DataError, did_you_mean
 from segtrain.registry import DATASETS
 from segtrain.task import Kind, Sample
@@ -38,7 +40,11 @@ class Binary:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.of[index]
-        return sample._replace(target=np.asarray(cv2.LUT(sample.target, self._table), np.uint8))
+        return sample._replace(target=self.merged(sample.target))
+
+    def merged(self, target: Target) -> Target:
+        """The two classes, of the other data set's target."""
+        return np.asarray(cv2.LUT(target, self._table), np.uint8)
 
     def path(self, index: int) -> str:
         return self.of.path(index)
@@ -49,6 +55,17 @@ class Binary:
         table[list(self.chosen)] = 1
         table[self.labels.ignore_index] = self.labels.ignore_index
         return table
+
+
+@sampling_weights.register
+def _(dataset: Binary) -> Weights | None:
+    return sampling_weights(dataset.of)
+
+
+@opened.register
+def _(dataset: Binary, index: int) -> Sample:
+    sample = opened(dataset.of, index)
+    return sample._replace(target=dataset.merged(np.asarray(sample.target)))
 
 
 @DATASETS.register("binary")
@@ -101,6 +118,22 @@ class Concatenated:
         return list(itertools.accumulate(len(dataset) for dataset in self.of))
 
 
+@sampling_weights.register
+def _(dataset: Concatenated) -> Weights | None:
+    """A data set without weights joins in with 1 for each sample."""
+    parts = [sampling_weights(part) for part in dataset.of]
+    if all(part is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.ones(len(of)) if part is None else part for of, part in zip(dataset.of, parts, strict=True)]
+    )
+
+
+@opened.register
+def _(dataset: Concatenated, index: int) -> Sample:
+    return opened(*dataset.find(index))
+
+
 @DATASETS.register("concat")
 def concat(*, of: list[Inner]) -> Concatenated:
     """Several data sets as one; a data set that is listed twice counts twice."""
@@ -129,6 +162,17 @@ class Part(Over):
 
     def path(self, index: int) -> str:
         return self.of.path(self.indices[index])
+
+
+@sampling_weights.register
+def _(dataset: Part) -> Weights | None:
+    weights = sampling_weights(dataset.of)
+    return None if weights is None else weights[list(dataset.indices)]
+
+
+@opened.register
+def _(dataset: Part, index: int) -> Sample:
+    return opened(dataset.of, dataset.indices[index])
 
 
 @DATASETS.register("readable")

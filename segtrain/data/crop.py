@@ -24,7 +24,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class RandomScaleCrop:
     """A window of `size` (height, width) from the image scaled by a random factor within `scale`.
 
-    The window is taken before it is scaled, so the cost is that of the result and not of the source. Labels are
+    The window is taken before it is scaled, so the cost is that of the result and not of the source; as the first
+    transform it also spares decoding PNG files below it. Labels are
     scaled to the nearest pixel. Where the scaled image is smaller than the window the rest is black and ignored.
     `class_balanced`: with this probability the window shows a pixel of a class drawn from those in the image, rare ones
     as often as common ones. `max_class_share`: windows in which one class has a larger share of the labelled pixels are
@@ -46,6 +47,8 @@ class RandomScaleCrop:
         if sample.target.ndim == 0:
             rows, columns = self._window(sample.image.shape[:2], rng)
             return sample._replace(image=self._cut(sample.image, rows, columns, 0, smooth=True))
+        if self.class_balanced or self.max_class_share < 1:
+            sample = sample._replace(target=np.asarray(sample.target))  # all of it is looked at
         rows, columns = self._place(sample.target, rng)
         return sample._replace(
             image=self._cut(sample.image, rows, columns, 0, smooth=True),

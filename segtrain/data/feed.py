@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ from torch.utils.data import Dataset as TorchDataset
 from segtrain.data.dataset import Dataset
 from segtrain.data.order import shuffled
 from segtrain.data.paths import some
-from segtrain.data.transforms import Transform
+from segtrain.data.transforms import InTurn
+from segtrain.data.windows import opened
 from segtrain.errors import DataError
 from segtrain.task import Batch, Sample
 
@@ -38,11 +40,15 @@ POLL_S = 2.0  # how soon the death of a worker is noticed
 
 
 class Key(NamedTuple):
-    """A sample to load: for which epoch, which one; of an `empty` one all labels are ignored."""
+    """A sample to load: for which epoch, which one; of an `empty` one all labels are ignored.
+
+    `turn`: how often the epoch had it before. Each time other things happen to it.
+    """
 
     epoch: int
     sample: int
     empty: bool = False
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,18 @@ class Source(TorchDataset[Sample | DataError]):
     """
 
     dataset: Dataset
-    transform: Transform
+    transform: InTurn
     seed: int
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The samples in the order of this epoch."""
+        """The samples in the order of this epoch, repetitions as `shuffled` writes them."""
         return shuffled(self.dataset, np.random.default_rng((ORDER, self.seed, epoch)))
 
     def __getitem__(self, key: Key) -> Sample | DataError:
         try:
-            rng = np.random.default_rng((AUGMENT, self.seed, key.epoch, key.sample))
-            sample = self.transform(self.dataset[key.sample], rng)
+            rng = np.random.default_rng((AUGMENT, self.seed, key.epoch, key.sample, *[key.turn] * (key.turn > 0)))
+            read = opened if self.transform.begins_with_a_window else operator.getitem
+            sample = self.transform(read(self.dataset, key.sample), rng)
         except DataError as error:
             return error
         except Exception as error:

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,26 @@ COLORS = {"RGB", "RGBA", "RGBX"}
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L"}
 
 
-def read_image(path: Path, content: bytes | None = None, *, max_pixels: int = PIXEL_LIMIT) -> npt.NDArray[np.uint8]:
+Window = tuple[slice, slice]  # rows and columns
+
+
+class Shaped(Protocol):
+    """An array, or what will be one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def read_image(
+    path: Path, content: bytes | None = None, *, max_pixels: int = PIXEL_LIMIT, window: Window | None = None
+) -> npt.NDArray[np.uint8]:
     """RGB uint8 [H, W, 3], turned as its EXIF orientation says.
 
     Grey, palette, 1-bit, CMYK and alpha images become RGB, 16-bit grey keeps its upper 8 bits. Raises DataError for a
     file that is missing, damaged, cut short, of more than `max_pixels` or of another mode. With `content`, the bytes of
-    a file, `path` only names it.
+    a file, `path` only names it; with `window`, only this part of the image is converted.
     """
-    return to_rgb(_decoded(path, content, max_pixels), str(path))
+    return to_rgb(_part(_decoded(path, content, max_pixels), window), str(path))
 
 
 def to_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
@@ -49,7 +61,7 @@ def to_rgb(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
+def read_mask(path: Path, content: bytes | None = None, *, window: Window | None = None) -> npt.NDArray[Any]:
     """Raw labels: integers [H, W], or colours uint8 [H, W, 3] of an RGB file; turned as the EXIF orientation says.
 
     Indices of palette images are kept as they are, except that a GIF in shades of grey gives the shades, because grey
@@ -59,17 +71,25 @@ def read_mask(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
     image = _decoded(path, content)
     if image.format == "JPEG":
         raise DataError(f"{path} is a JPEG: its compression changes label values; export the masks again as PNG")
-    if image.mode in COLORS:
-        return np.array(image.convert("RGB"))
     if image.format == "GIF" and image.mode == "P" and _is_grey(image):
         image = image.convert("L")
+    image = _part(image, window)
+    if image.mode in COLORS:
+        return np.array(image.convert("RGB"))
     if image.mode not in INDICES:
         raise DataError(f"{path} has mode {image.mode}, which is no label image; save class indices as 8-bit grey PNG")
     values = np.array(image)
     return values.astype(np.uint8) if image.mode == "1" else values
 
 
-def check_sizes(image: npt.NDArray[Any], image_file: str, other: npt.NDArray[Any], other_file: str) -> None:
+def _part(image: Image.Image, window: Window | None) -> Image.Image:
+    if window is None:
+        return image
+    rows, columns = window
+    return image.crop((columns.start, rows.start, columns.stop, rows.stop))
+
+
+def check_sizes(image: Shaped, image_file: str, other: Shaped, other_file: str) -> None:
     """Raise DataError unless both have one height and width."""
     if image.shape[:2] != other.shape[:2]:
         sizes = f"{_size(image)}, but {other_file} is {_size(other)}"
@@ -132,5 +152,5 @@ def _reason(start: bytes, error: Exception) -> str:
     return "its format is unknown" if "cannot identify" in str(error) else f"{type(error).__name__}: {error}"
 
 
-def _size(array: npt.NDArray[Any]) -> str:
+def _size(array: Shaped) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"

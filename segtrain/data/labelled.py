@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from segtrain.data.images import read_image
 from segtrain.data.labels import IGNORED_SAMPLE, LabelSpec
+from segtrain.data.order import Weights, given_weights, sampling_weights
 from segtrain.data.paths import Missing, MissingFilesError, name_in, some
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
@@ -29,11 +30,12 @@ class Box(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """An image file, its class, and where in it the thing is, if that is known."""
+    """An image file, its class, where in it the thing is, if that is known, and how often the sample is drawn."""
 
     image: Path
     label: int
     box: Box | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class LabelledImages:
 
     def path(self, index: int) -> str:
         return name_in(self.root, self.items[index].image)
+
+
+@sampling_weights.register
+def _(dataset: LabelledImages) -> Weights | None:
+    return given_weights([item.weight for item in dataset.items])
 
 
 def class_labels(names: tuple[str, ...]) -> LabelSpec:

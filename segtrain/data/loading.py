@@ -43,7 +43,8 @@ def train_loader(
 class TrainLoader:
     """Batches without end, from any position on.
 
-    An epoch gives each sample at most once over all ranks, in batches of `batch_size` per rank. The samples left over
+    An epoch gives each sample at most once over all ranks, in batches of `batch_size` per rank; samples with sampling
+    weights come in proportion to these, and then some more than once. The samples left over
     when they do not divide are left out of that epoch; other epochs leave out others. A data set smaller than one
     batch still trains: its epoch is one smaller batch, shared out evenly, and a rank that gets nothing of it sees one
     sample with all labels ignored.
@@ -83,8 +84,12 @@ class TrainLoader:
             order = self.source.order(epoch)
             for position in range(first, self.batches_per_epoch):
                 mine = order[position * together : (position + 1) * together][self.rank :: self.world]
-                yield [Key(epoch, int(sample)) for sample in mine] or [Key(epoch, int(order[0]), empty=True)]
+                yield [self._key(epoch, i) for i in mine] or [self._key(epoch, order[0])._replace(empty=True)]
             first = 0
+
+    def _key(self, epoch: int, place: int) -> Key:
+        turn, sample = divmod(int(place), len(self.source.dataset))
+        return Key(epoch, sample, turn=turn)
 
 
 def val_loader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 from segtrain.data.labelled import Labelled, LabelledImages, existing_images
@@ -26,8 +27,9 @@ def manifest(
     """The rows of a CSV file with a header: `image,mask` for segmentation, `image,label` for classification.
 
     Paths are relative to the file. With a column `split`, only rows of this split are taken; without one, give each
-    split a file of its own. Other columns are not read. Masks are described by `names`, `values` and `palette` as in
-    folder_pairs; labels are class names, sorted, or in the order of `names`.
+    split a file of its own. With a column `weight`, training draws a sample of weight 3 three times as often as one of
+    weight 1, and one of weight 0 never. Other columns are not read. Masks are described by `names`, `values` and
+    `palette` as in folder_pairs; labels are class names, sorted, or in the order of `names`.
     """
     place = find_root(file.parent, file.name, f"{file.name} with the columns image,mask or image,label")
     rows = _rows(place / file.name)
@@ -37,8 +39,12 @@ def manifest(
     if not chosen:
         splits = sorted({row["split"] for row in rows})
         raise DataError(f"{place / file.name} has no row of split '{split}'; there are {some(splits)}")
+    weights = _weights(chosen, place / file.name)
     if "mask" in rows[0]:
-        pairs = [Pair(place / row["image"], place / row["mask"]) for row in chosen]
+        pairs = [
+            Pair(place / row["image"], place / row["mask"], weight=weight)
+            for row, weight in zip(chosen, weights, strict=True)
+        ]
         return existing_pairs(place, pairs, missing, given_labels(names, values, palette))
     if values or palette:
         raise ValueError("values and palette are for masks, but the table has labels; give names, or nothing")
@@ -46,8 +52,27 @@ def manifest(
     strange = sorted({row["label"] for row in chosen} - set(classes))
     if strange:
         raise DataError(f"{place / file.name} has labels that are not among names: {some(strange)}")
-    items = [Labelled(place / row["image"], classes.index(row["label"])) for row in chosen]
+    items = [
+        Labelled(place / row["image"], classes.index(row["label"]), weight=weight)
+        for row, weight in zip(chosen, weights, strict=True)
+    ]
     return existing_images(place, items, classes, missing)
+
+
+def _weights(rows: list[dict[str, str]], file: Path) -> list[float]:
+    if "weight" not in rows[0]:
+        return [1.0] * len(rows)
+    weights = []
+    for row in rows:
+        try:
+            weights.append(float(row["weight"]))
+        except ValueError:
+            weights.append(math.nan)
+        if not (math.isfinite(weights[-1]) and weights[-1] >= 0):
+            raise DataError(f"{file}: {row['image']} has the weight '{row['weight']}'; needed is a number from 0 on")
+    if not sum(weights):
+        raise DataError(f"{file}: the weights of all {len(rows)} rows are 0, so nothing would ever be drawn")
+    return weights
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

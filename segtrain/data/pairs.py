@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import numpy.typing as npt
 
-from segtrain.data.images import check_sizes, read_image, read_mask
-from segtrain.data.labels import LabelSpec
+from segtrain.data.images import Window, check_sizes, read_image, read_mask
+from segtrain.data.labels import LabelSpec, Target
+from segtrain.data.order import Weights, given_weights, sampling_weights
 from segtrain.data.paths import Missing, MissingFilesError, found_in, name_in, some
+from segtrain.data.windows import opened, undecoded
 from segtrain.errors import DataError
 from segtrain.task import Kind, Sample
 
@@ -20,11 +24,16 @@ LOG = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
-    """The files of one sample; where the optional third is 0, the labels are ignored."""
+    """The files of one sample, and how often it is drawn; where the optional third is 0, the labels are ignored."""
 
     image: Path
     mask: Path
     valid: Path | None = None
+    weight: float = 1.0
+
+    @property
+    def files(self) -> list[Path]:
+        return [file for file in self[:3] if file is not None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,32 @@ class Pairs:
         return name_in(self.root, self.pairs[index].image)
 
 
+@sampling_weights.register
+def _(dataset: Pairs) -> Weights | None:
+    return given_weights([pair.weight for pair in dataset.pairs])
+
+
+@opened.register
+def _(dataset: Pairs, index: int) -> Sample:
+    image_file, mask_file, valid, _ = dataset.pairs[index]
+    if valid is not None or dataset.read is not read_mask:
+        return dataset[index]
+    image = undecoded(image_file, _part_of_image, 3)
+    mask = undecoded(mask_file, partial(_part_of_target, dataset.labels)) if image is not None else None
+    if image is None or mask is None:
+        return dataset[index]
+    check_sizes(image, str(image_file), mask, str(mask_file))
+    return Sample(cast(Any, image), cast(Any, mask), dataset.path(index))
+
+
+def _part_of_image(path: Path, content: bytes, window: Window | None) -> npt.NDArray[np.uint8]:
+    return read_image(path, content, window=window)
+
+
+def _part_of_target(labels: LabelSpec, path: Path, content: bytes, window: Window | None) -> Target:
+    return labels.decode(read_mask(path, content, window=window), str(path))
+
+
 def existing_pairs(
     root: Path,
     pairs: Iterable[Pair],
@@ -66,7 +101,7 @@ def existing_pairs(
     every = tuple(pairs)
     if not every:
         raise DataError(f"{root} holds no images of this split. {found_in(root)}")
-    gone = {pair: [file for file in pair if file is not None and not file.is_file()] for pair in every}
+    gone = {pair: [file for file in pair.files if not file.is_file()] for pair in every}
     lacking = [pair for pair in every if gone[pair]]
     if lacking and missing == "error":
         named = [f"{name_in(root, pair.image)} (looked for {name_in(root, gone[pair][0])})" for pair in lacking]

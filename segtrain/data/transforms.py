@@ -6,7 +6,6 @@ to it depends on nothing else: not on workers, not on the order of reading.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError
 
+from segtrain.data.crop import RandomScaleCrop
 from segtrain.registry import TRANSFORMS
 from segtrain.task import Sample
 
@@ -52,15 +52,26 @@ UNFIT = {
 OURS = {"fill_mask", "mask_interpolation", "strict", "mask", "mask_params"}
 
 
-def compose(transforms: Sequence[Transform]) -> Transform:
+@dataclass(frozen=True)
+class InTurn:
+    """Several transforms in order, as one."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        return sample
+
+    @property
+    def begins_with_a_window(self) -> bool:
+        """Whether only a part of the sample is looked at, so that the rest need not be decoded."""
+        return isinstance(next(iter(self.transforms), None), RandomScaleCrop)
+
+
+def compose(transforms: Sequence[Transform]) -> InTurn:
     """All of them in order, as one."""
-    return functools.partial(_in_turn, tuple(transforms))  # no closure: spawned workers get it pickled
-
-
-def _in_turn(transforms: tuple[Transform, ...], sample: Sample, rng: np.random.Generator) -> Sample:
-    for transform in transforms:
-        sample = transform(sample, rng)
-    return sample
+    return InTurn(tuple(transforms))
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,14 @@ def test_names_come_with_probabilities_the_most_probable_first(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("img 1/5  ")
     assert "colors/val/red/0.png  red " in lines[0]
-    assert lines[-1] == "5 of 5 images in predictions/predictions.csv"
+    assert lines[-1].startswith("5 of 5 images in predictions/predictions.csv, ")
+    assert lines[-1].endswith(" images/s")
 
 
 def test_the_answers_are_those_of_validation_whatever_the_batch(run, classifier):
     built = classifier()
     for weights, batch in (("raw", 1), ("ema", 5)):
-        assert ask("colors/val", "--weights", weights, "--batch", batch, "--topk", 99, "--quiet") == 0
+        assert ask("colors/val", "--weights", weights, "--batch", batch, "--topk", 99, "--quiet", "--overwrite") == 0
         said = {row["image"].removeprefix("colors/"): row for row in answers()}
         model = load_trained(run, torch.device("cpu"), weights=weights).model
         assert len(said) == 12
@@ -109,12 +110,34 @@ def test_files_folders_patterns_and_lists_name_images_once_each(colors, in_tmp):
     assert named_files(["colors/val/red/a[1].png"]), "a name with brackets is a file where there is one"
 
 
+def test_answers_that_are_there_are_never_overwritten_unless_told(run, capsys):
+    assert ask("colors/val/red/0.png", "--quiet") == 0
+    before = Path("predictions/predictions.csv").read_bytes()
+    assert ask("colors/val/blue", "--quiet") == 2
+    assert "predictions/predictions.csv would be overwritten; choose another --out, or add --overwrite" in (
+        capsys.readouterr().err
+    )
+    assert Path("predictions/predictions.csv").read_bytes() == before
+    assert ask("colors/val/blue", "--quiet", "--overwrite") == 0
+    assert len(answers()) == 4
+
+
+def test_a_classifier_looks_at_mirror_images_too(run):
+    for way in ("none", "flip", "ms"):
+        assert ask("colors/val", "--quiet", "--tta", way, "--out", way) == 0
+    assert len({tuple(row["probability_1"] for row in answers(way)) for way in ("none", "flip", "ms")}) == 3
+    assert [row["class_1"] for row in answers("flip")] == [row["class_1"] for row in answers("none")]
+
+
 def test_a_mistake_is_one_clear_message(run, capsys):
     for arguments, message in (
         (["--checkpoint", "nowhere.pt", "colors"], "nowhere.pt"),
         (["--checkpoint", "colors", "colors"], "colors holds no checkpoints/best.pt or last.pt"),
         (["--checkpoint", "run", "nothing/*.jpg"], "nothing/*.jpg: no image there"),
-        (["--checkpoint", "run", "colors", "--out", "run/config.yaml"], "choose another --out"),
+        (["--checkpoint", "run", "colors", "--out", "run/config.yaml/x"], "choose another --out"),
+        (["--checkpoint", "run", "colors", "--window", "8x8"], "--window: run is a classifier"),
+        (["--checkpoint", "run", "colors", "--overlay"], "--overlay: run is a classifier"),
+        (["--checkpoint", "run", "colors", "--scales", "1,2"], "--scales goes with --tta ms"),
         (["--checkpoint", "run", "colors", "--device", "cuda:7"], "cuda:7"),
     ):
         assert main([*OURS, *arguments]) in (1, 2)
@@ -124,14 +147,11 @@ def test_a_mistake_is_one_clear_message(run, capsys):
         assert "Traceback" not in told
 
 
-def test_a_missing_average_and_a_segmentation_model_are_told(colors, capsys):
-    for config, changes in (("tiny_classifier.yaml", ["train.ema=null", "validate.weights=raw"]), ("tiny.yaml", [])):
-        arguments = ["--config", str(HERE / config), "--run-dir", config, "train.steps=2", "validate.every=2"]
-        assert train([*OURS, *arguments, "log.pictures=0", *changes, "criterion={name: cross_entropy}"]) == 0
-    assert main([*OURS, "--checkpoint", "tiny_classifier.yaml", "colors", "--weights", "ema"]) != 0
+def test_a_missing_average_is_told(colors, capsys):
+    changes = ["train.ema=null", "validate.weights=raw", "log.pictures=0", "train.steps=2", "validate.every=2"]
+    assert train([*OURS, "--config", str(HERE / "tiny_classifier.yaml"), "--run-dir", "run", *changes]) == 0
+    assert main([*OURS, "--checkpoint", "run", "colors", "--weights", "ema"]) == 2
     assert "holds no average of weights (train.ema was null); use --weights raw" in capsys.readouterr().err
-    assert main([*OURS, "--checkpoint", "tiny.yaml", "colors"]) == 2
-    assert "tiny.yaml is a segmentation model; predict takes classifiers" in capsys.readouterr().err
 
 
 def test_a_trained_model_needs_no_weights_to_start_from(colors):

@@ -12,6 +12,7 @@ from segtrain.data.check import check_labels
 from segtrain.data.coco_panoptic import coco_panoptic
 from segtrain.data.labels import IGNORE
 from segtrain.data.manifest import manifest
+from segtrain.data.order import sampling_weights
 from segtrain.data.oxford_pets import oxford_pets
 from segtrain.errors import DataError
 
@@ -324,6 +325,20 @@ class TestManifest:
             manifest(file=file, split="train")
         with pytest.raises(ValueError, match="are for masks"):
             manifest(file=file, values={0: "x"})
+
+    def test_rows_are_drawn_as_often_as_their_weights_say(self, write):
+        rows = "image,{},split,weight\ni/a.png,{},train,3\ni/b.png,{},val,\ni/c.png,{},train,0.5\n"
+        masks = manifest(
+            file=write(rows.format("mask", "m/a.png", "m/b.png", "m/c.png")), split="train", names=[*"abc"]
+        )
+        classes = manifest(file=write(rows.format("label", "dog", "cat", "cat")), split="train")
+        for dataset in (masks, classes):
+            assert sampling_weights(dataset).tolist() == [3, 0.5]
+        for weight, said in {"": "weight ''", "much": "weight 'much'", "-1": "from 0 on", "inf": "'inf'"}.items():
+            with pytest.raises(DataError, match=said):
+                manifest(file=write(f"image,mask,weight\ni/a.png,m/a.png,1\ni/b.png,m/b.png,{weight}\n"), names=["a"])
+        with pytest.raises(DataError, match="weights of all 1 rows are 0"):
+            manifest(file=write("image,mask,weight\ni/a.png,m/a.png,0\n"), names=["a"])
 
     def test_wrong_tables_say_what_is_needed(self, write, tmp_path: Path):
         for text, said in {

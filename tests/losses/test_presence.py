@@ -1,5 +1,8 @@
 """Which classes occur in an image, against its definition; and the term of a criterion that reads it."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +102,21 @@ def test_shares_of_micro_batches_add_up_to_the_step():
         for part, share in zip(parts, shares, strict=True)
     )
     torch.testing.assert_close(split, criterion(Output(logits, scores), target, 0).value)
+
+
+def test_a_step_asks_nothing_of_the_host():
+    scores, target = draw(0)
+    logits = torch.randn(4, 3, 2, 3, device="meta", requires_grad=True)
+    loss = both().to("meta")(Output(logits, scores.to("meta")), target.to("meta"), 0)
+    torch.autograd.grad(loss.value, logits)
+
+
+def test_it_can_be_copied_and_pickled_and_has_no_state():
+    scores, target = draw(0)
+    output = Output(torch.randn(4, 3, 2, 3), scores)
+    for twin in (copy.deepcopy(both()), pickle.loads(pickle.dumps(both()))):
+        assert twin(output, target, 0).value.item() == both()(output, target, 0).value.item()
+    assert both().state_dict() == {}
 
 
 def test_in_evaluation_it_adds_nothing():

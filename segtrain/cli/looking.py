@@ -1,0 +1,63 @@
+"""The flags of how a model looks at images, which predict and val have alike. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from segtrain.cli.train import positive
+
+SCALES = (0.75, 1.0, 1.25)
+TTA: Mapping[str, tuple[tuple[float, ...], bool]] = {  # name → scales, flip
+    "none": ((1.0,), False),
+    "flip": ((1.0,), True),
+    "ms": (SCALES, True),
+}
+
+
+def add_model(p: argparse.ArgumentParser) -> None:
+    """Which model: --checkpoint, --weights, --device, --import."""
+    p.add_argument("--checkpoint", type=Path, required=True, metavar="PT", help="a checkpoint, or a run's directory")
+    p.add_argument("--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: those that chose the best")
+    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
+    p.add_argument(
+        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
+    )
+
+
+def add_views(p: argparse.ArgumentParser) -> None:
+    """How it looks: --window, --stride, --tta, --scales."""
+    p.add_argument("--window", type=size, metavar="HxW", help="look through overlapping windows (512x512)")
+    p.add_argument("--stride", type=size, metavar="HxW", help="how far apart the windows are (half a window)")
+    p.add_argument(
+        "--tta",
+        choices=tuple(TTA),
+        default="none",
+        help="flip: the mirror image too; ms: also at the scales 0.75, 1 and 1.25",
+    )
+    p.add_argument("--scales", type=scales, metavar="S,S", help="other scales for --tta: 0.5,1,1.5")
+
+
+def size(text: str) -> tuple[int, int]:
+    """A height and a width, `512x1024`, or one number for both."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"a height and a width such as 512x1024 are needed, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def scales(text: str) -> tuple[float, ...]:
+    """Numbers above 0."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value <= 8 for value in values):
+        raise argparse.ArgumentTypeError(f"numbers above 0 and up to 8 such as 0.75,1,1.25 are needed, got {text!r}")
+    return values
+
+
+def numbers(text: str) -> Sequence[int]:
+    """Integers above 0: `1,3,5`."""
+    return [positive(part) for part in text.split(",")]
