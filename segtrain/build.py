@@ -123,7 +123,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     learner = make_learner(config, maker, criterion, accuracy)
     check_image_head(learner, source)
     evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
-    every = Every(*(maker.steps(section.every) for section in (config.log, config.validate, config.checkpoint)))
+    intervals = (config.log.every, config.validate.every, config.checkpoint.every, config.log.mining_every)
+    every = Every(*(maker.steps(duration) for duration in intervals))
     transfer = Transfer(device, torch.channels_last if channels_last(config) else torch.contiguous_format)
     warnings = (
         *unfinished_warmups(config, maker, criterion, steps),

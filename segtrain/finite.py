@@ -70,11 +70,19 @@ class FiniteGuard:
             raise _error(attempt, f"the gradient is not finite at any scale (the gradient scale is {scale:g})")
         return finite
 
-    def check(self) -> None:
-        """Raise NonFiniteError if a step since the last call had a non-finite gradient. Synchronises once."""
+    @property
+    def unread(self) -> Tensor | None:
+        """On the device, whether a step since the last `check` had a non-finite gradient; None if it is known."""
+        return None if self._bad is None else self._bad.any()
+
+    def check(self, fine: bool = False) -> None:
+        """Raise NonFiniteError if a step since the last call had a non-finite gradient.
+
+        Synchronises once, but not where `unread` was read and all is `fine`.
+        """
         bad, seen = self._bad, self._seen
         self._bad, self._seen = None, []
-        if bad is None or not bool(bad.any()):
+        if fine or bad is None or not bool(bad.any()):
             return
         first = seen[int(bad.int().argmax())]
         raise _error(

@@ -120,18 +120,22 @@ class Learner:
         if self.optimizer.defaults.get("fused"):
             self.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
 
-    def read_logs(self) -> dict[str, float]:
-        """What the steps since the last call logged, as numbers over all ranks. Synchronises once."""
-        self.guard.check()
+    def read_logs(self, more: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+        """What the steps since the last call logged, as numbers over all ranks.
+
+        `more`: scalars by tag that are read with them. Everything comes in one transfer, the only wait for the device.
+        """
         if not self.logs:
+            self.guard.check()
             return {}
-        norm, updates = self.logs.pop("grad_norm"), self.logs.pop("updates")
-        names = list(self.logs)
-        totals = sum_over_ranks(torch.stack([self.logs[name] for name in names]))
-        *numbers, norm_mean = torch.cat([totals, (norm / updates)[None]]).tolist()
-        self.logs = {}
-        scalars: dict[str, float] = self.criterion.scalars(dict(zip(names, numbers, strict=True)))
-        scalars["train/grad_norm"] = norm_mean
+        sums, self.logs = self.logs, {}
+        norm, updates, bad = sums.pop("grad_norm"), sums.pop("updates"), self.guard.unread
+        here = {**(more or {}), "train/grad_norm": norm / updates, "bad": norm.new_zeros(()) if bad is None else bad}
+        totals = sum_over_ranks(torch.stack(list(sums.values())))
+        numbers = torch.cat([totals, torch.stack([value.double() for value in here.values()])]).tolist()
+        read = dict(zip((*sums, *here), numbers, strict=True))
+        self.guard.check(fine=not read["bad"])
+        scalars = {**self.criterion.scalars(read), **{tag: read[tag] for tag in here if tag != "bad"}}
         for group in self.optimizer.param_groups:
             scalars[f"optim/lr/{group['name']}"] = float(group["lr"])
         if self.scaler.is_enabled():

@@ -1,11 +1,12 @@
-"""Running out of memory, told so that a user knows what to change."""
+"""Memory: how much is used, and running out of it told so that a user knows what to change."""
 
 from __future__ import annotations
 
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -27,10 +28,32 @@ def memory_for(what: Callable[[], str], device: torch.device, remedy: str) -> It
         ) from error
 
 
+def in_use(device: torch.device) -> dict[str, float]:
+    """Scalars: GiB of this process without its loaders, the peaks of a GPU, and how busy it is if it tells."""
+    scalars = {"perf/cpu_rss_gib": _resident() / 2**30}
+    if device.type == "cuda":
+        scalars["perf/gpu_mem_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        scalars["perf/gpu_mem_reserved_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
+        with suppress(Exception):  # it takes nvidia-ml-py and a driver that answers
+            scalars["perf/gpu_util"] = torch.cuda.utilization(device) / 100
+    return scalars
+
+
+def _resident() -> int:
+    """Bytes of this process in memory; where the system does not tell, the most there have been."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return _most_resident()
+
+
+def _most_resident() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _peak(device: torch.device) -> str:
     if device.type != "cuda":
-        unit = 1 if sys.platform == "darwin" else 1024
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return f"this process has used {used / 2**30:.1f} GiB at most"
+        return f"this process has used {_most_resident() / 2**30:.1f} GiB at most"
     total = torch.cuda.get_device_properties(device).total_memory
     return f"at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} of {total / 2**30:.1f} GiB were allocated"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from torch._C._autograd import DeviceType
 from torch.profiler import profile
@@ -41,6 +41,9 @@ _WORDS = {
 }
 
 
+Result = TypeVar("Result")
+
+
 class Heavy(NamedTuple):
     """One kind of work and what it took."""
 
@@ -49,6 +52,20 @@ class Heavy(NamedTuple):
     calls: float  # per step
     words: str
     names: tuple[str, ...]  # of the operations, heaviest first
+
+
+def unmeasured(measured: profile, work: Callable[..., Result]) -> Callable[..., Result]:
+    """`work`, during which the profiler looks away."""
+
+    def call(*args: Any) -> Result:
+        activities = list(measured.activities)
+        measured.toggle_collection_dynamic(False, activities)
+        try:
+            return work(*args)
+        finally:
+            measured.toggle_collection_dynamic(True, activities)
+
+    return call
 
 
 def heaviest(measured: profile, steps: int, most: int = 10) -> list[Heavy]:

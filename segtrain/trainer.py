@@ -17,7 +17,7 @@ from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
 from segtrain.losses.upsampling import Logits
-from segtrain.memory import memory_for
+from segtrain.memory import in_use, memory_for
 from segtrain.metrics import Evaluation
 from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
@@ -51,6 +51,7 @@ class Every:
     log: int
     validate: int
     save: int
+    mining: int = 1  # between close looks at what is mined, which are part of a log
 
 
 @dataclass
@@ -149,17 +150,23 @@ class Trainer:
             return self.learner.update(batches)
 
     def _log(self, clock: Clock, logits: Logits, batch: Batch) -> None:
-        scalars = self.learner.read_logs()
+        looked = self._look(logits, batch)
+        scalars = self.learner.read_logs({**looked, **clock.images_of_all_ranks()})
         self._refuse_empty_epoch(scalars["train/empty_batches"])
-        mined_at = self.learner.step - 1  # as the loss was
-        seen = self.learner.criterion.inspect(logits, batch.target, mined_at, over_ranks=True)
-        if seen is not None:
-            scalars |= seen.scalars
-        scalars |= clock.read()
+        scalars = {tag: value for tag, value in scalars.items() if tag not in looked or not math.isnan(value)}
+        scalars |= clock.read(scalars.pop("images")) | in_use(self.transfer.device)
         samples = self.samples.read()
         for observer in self.observers:
             observer.on_step(self.learner.step, scalars)
             observer.on_samples(self.learner.step, samples)
+
+    def _look(self, logits: Logits, batch: Batch) -> dict[str, torch.Tensor]:
+        """What is mined of the last batch of the step, if it is time for a close look; scalars on the device."""
+        step, every = self.learner.step, self.every
+        if step < self.steps and step // every.mining == max(0, step - every.log) // every.mining:
+            return {}
+        seen = self.learner.criterion.inspect(logits, batch.target, step - 1, over_ranks=True)  # as the loss was
+        return {} if seen is None else seen.scalars
 
     def _refuse_empty_epoch(self, empty: float) -> None:
         """Raise TrainingError when no batch since an epoch or more had a label to learn from."""
@@ -231,17 +238,19 @@ class Clock:
         self.images += images
         self.steps += 1
 
-    def read(self) -> dict[str, float]:
-        """The scalars since the last read; images are summed over ranks."""
+    def images_of_all_ranks(self) -> dict[str, torch.Tensor]:
+        """How many there were since the last read, to be read with other things."""
+        here = torch.full((), self.images, dtype=torch.float64, device=self.device)
+        return {"images": sum_over_ranks(here)}
+
+    def read(self, images: float) -> dict[str, float]:
+        """The scalars since the last read, in which all ranks together saw `images`."""
         elapsed = time.perf_counter() - self.began
-        images = int(sum_over_ranks(torch.tensor(self.images, device=self.device)))
         scalars = {
             "perf/img_per_s": images / elapsed,
             "perf/step_s": elapsed / max(1, self.steps),
             "perf/data_s": self.waited / max(1, self.steps),
             "perf/data_share": self.waited / elapsed,
         }
-        if self.device.type == "cuda":
-            scalars["perf/gpu_mem_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.restart()
         return scalars

@@ -45,6 +45,7 @@ FLOORS = {
     "comparison": 0,
     "history": 0,
     "mistakes": 1,
+    "image_scores": 1,
     "optim": 1,
     "checkpoint": 1,
     "finite": 1,

@@ -4,7 +4,7 @@ from itertools import islice
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import NoHostSync, Reads
 
 from segtrain.errors import CheckpointError, TrainingError
 from segtrain.task import Batch
@@ -101,14 +101,6 @@ def _flat(value, path="state"):
         yield path, value
 
 
-class NoHostSync(TorchDispatchMode):
-    """Refuses what would make a GPU step wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     "criterion",
     [
@@ -122,8 +114,22 @@ def test_a_step_that_does_not_log_never_waits_for_the_device(tiny, criterion):
     built = tiny(f"criterion={criterion}", "train.on_nonfinite=raise")
     parts = batches(built, 4)
     built.learner.update(parts[:2])  # the first step of an optimizer sets up its state
-    with NoHostSync():
-        built.learner.update(parts[2:])
+    with NoHostSync(), Reads() as reads:
+        logits = built.learner.update(parts[2:])
+        built.learner.criterion.inspect(logits, parts[-1].target, 3)
+    assert not reads.counts
+
+
+def test_what_was_logged_comes_in_one_transfer_with_what_else_there_is_to_read(tiny):
+    learner = tiny(*PLAIN).learner
+    for batch in batches(tiny(*PLAIN), 2):
+        learner.update([batch])
+    with NoHostSync(), Reads() as reads:
+        scalars = learner.read_logs({"more": torch.tensor(3)})
+    assert reads.counts == {"tolist": 1}
+    assert scalars["more"] == 3
+    assert scalars["train/loss"] > 0
+    assert learner.read_logs() == {}
 
 
 def test_a_non_finite_gradient_leaves_the_weights_alone_and_names_the_files(tiny):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from segtrain.profiling import heaviest, in_words
+from segtrain.profiling import heaviest, in_words, unmeasured
 
 STEPS = 3
 
@@ -34,3 +34,23 @@ def test_each_part_is_a_line_that_names_the_work_and_its_operations(parts):
     lines = list(in_words(parts))
     assert len(lines) == len(parts)
     assert any("convolutions, backward" in line and "ms/step" in line for line in lines)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_is_aside_is_not_counted_and_what_comes_after_is(raises):
+    def other(x):
+        x.cumsum(0)
+        if raises:
+            raise KeyError(x)
+        return x + 1
+
+    with torch.profiler.profile() as measured:
+        x = torch.ones(4).sinh()
+        try:
+            assert unmeasured(measured, other)(x)[0] == x[0] + 1
+        except KeyError:
+            assert raises
+        x.cosh()
+    found = {event.key for event in measured.key_averages()}
+    assert {"aten::sinh", "aten::cosh"} <= found
+    assert "aten::cumsum" not in found

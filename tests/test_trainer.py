@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from waits import NoHostSync, Reads
 
 from segtrain.metrics import Evaluation
 from segtrain.trainer import Best, Every, Interrupted, Trainer
@@ -68,6 +69,44 @@ def test_a_logged_step_has_loss_rates_mining_and_speed(trained):
     assert {"train/loss", "optim/lr/head", "mining/top_p_effective", "mining/pixels_for_99pct_loss"} <= scalars.keys()
     assert {"perf/img_per_s", "perf/data_share", "perf/step_s"} <= scalars.keys()
     assert all(math.isfinite(value) for value in scalars.values())
+
+
+def test_a_run_waits_for_the_device_once_per_log_and_never_between(trained):
+    trainer, recorder, _ = trained(every=Every(log=3, validate=100, save=100, mining=3))
+    trainer._validate = trainer._save = lambda *_: None  # these wait, and may
+    first, *rest = trainer.batches.again(0, 8)
+    trainer.learner.update([first])  # the first step of an optimizer sets up its state
+    trainer.batches = type("Read", (), {"batches_per_epoch": 5, "start": lambda self, at: iter(rest)})()
+    with NoHostSync(), Reads() as reads:
+        trainer.run()
+    assert [step for step, _ in recorder.steps] == [3, 6, 8]
+    assert reads.counts == {"tolist": 3}
+
+
+def test_a_close_look_at_the_mining_is_taken_with_the_first_log_of_its_interval(trained):
+    trainer, recorder, _ = trained("train.steps=9", every=Every(log=2, validate=9, save=9, mining=5))
+    trainer.run()
+    looks = [step for step, scalars in recorder.steps if "mining/pixels_for_99pct_loss" in scalars]
+    assert looks == [6, 9]
+    assert all("mining/loss_share" in scalars for _, scalars in recorder.steps)
+    trainer, recorder, _ = trained(every=Every(log=2, validate=9, save=9, mining=1))
+    trainer.run()
+    assert all("mining/class_lift/road" in scalars for _, scalars in recorder.steps)
+
+
+def test_a_class_that_is_not_there_has_no_numbers(trained):
+    trainer, recorder, _ = trained("train.steps=1")
+    batches = trainer.batches
+
+    def without_road(at):
+        for batch in batches.start(at):
+            yield batch._replace(target=batch.target.masked_fill(batch.target == 3, 255))
+
+    trainer.batches = type("Batches", (), {"batches_per_epoch": 5, "start": staticmethod(without_road)})()
+    trainer.run()
+    _, scalars = recorder.steps[-1]
+    assert "mining/class_lift/sky" in scalars
+    assert not any("road" in tag for tag in scalars)
 
 
 def test_accumulation_takes_that_many_batches_a_step(trained):

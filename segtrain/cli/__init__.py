@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
     "mining": "what mining selects at any p, and the hardest images",
+    "val": "validate a trained model, class by class and image by image",
     "predict": "say what a trained model sees in images: label maps, or names",
     "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",

@@ -31,7 +31,7 @@ from segtrain.observers.console import Console
 from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
-from segtrain.profiling import heaviest, in_words
+from segtrain.profiling import heaviest, in_words, unmeasured
 from segtrain.resume import Start, changes, choose, completed
 from segtrain.run import RunDirectory
 from segtrain.trainer import Best, Interrupted, Trainer
@@ -221,12 +221,13 @@ class Job:
         self.trainer.steps = min(self.trainer.steps, self.trainer.learner.step + self.args.profile)
         first = self.trainer.learner.step
         with torch.profiler.profile() as measured:
+            self.trainer.evaluate = unmeasured(measured, self.trainer.evaluate)
             best = self.trainer.run()
         if not distributed.is_main():
             return best
         path = self.run_dir.path / "profile.json"
         measured.export_chrome_trace(str(path))
-        self.say(f"the heaviest parts of {self.trainer.learner.step - first} steps and their evaluation:")
+        self.say(f"the heaviest parts of {self.trainer.learner.step - first} steps, evaluation aside:")
         for line in in_words(heaviest(measured, self.trainer.learner.step - first)):
             self.say(line)
         self.say(f"trace in {path} (open it in chrome://tracing or ui.perfetto.dev)")

@@ -145,6 +145,9 @@ class Log:
     """What is written while training, and where."""
 
     every: Annotated[Length, Field(ge=1, description="steps between log lines")] = 20
+    mining_every: Annotated[
+        Length, Field(ge=1, description="steps between close looks at what is mined (classes, boundaries), with a log")
+    ] = 100
     pictures: Annotated[int, Field(ge=0, description="validation images drawn at each validation; 0: none")] = 8
     root: Annotated[Path, Field(description="directory that the runs' directories are made in")] = Path("runs")
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segtrain.data.dataset import Dataset
+from segtrain.data.windows import opened
 
 Counts = npt.NDArray[np.int64]
 
@@ -21,7 +22,7 @@ def count_labels(dataset: Dataset, samples: Iterable[int], *, threads: int = 4) 
     num_classes = len(dataset.labels.names)
 
     def of_sample(index: int) -> Counts:
-        labels = np.asarray(dataset[index].target).reshape(-1)
+        labels = np.asarray(opened(dataset, index).target).reshape(-1)
         pixels = np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
         return np.stack([pixels, (pixels > 0) * pixels.sum()])
 

@@ -115,7 +115,10 @@ def _decoded(path: Path, content: bytes | None, max_pixels: int = PIXEL_LIMIT) -
                 ImageOps.exif_transpose(image, in_place=True)
                 return image
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} has more than {max_pixels // 10**6} million pixels; cut it into tiles") from error
+        raise DataError(
+            f"{path} has more than {max_pixels // 10**6} million pixels; cut it into tiles (predict.py reads it with "
+            "--max-pixels)"
+        ) from error
     except Exception as error:  # decoders of damaged files raise anything
         reason = _reason(_start(path, content), error)
         raise DataError(f"{path} cannot be read: {reason}; fetch it again or leave it out") from error

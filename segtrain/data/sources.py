@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from segtrain.data.balanced import Balanced
 from segtrain.data.cache import Cached
 from segtrain.data.coco_panoptic import Panoptic
 from segtrain.data.combined import Binary, Concatenated, Part
@@ -53,6 +54,11 @@ def _(dataset: LabelledImages, index: int) -> Origin:
 
 @origin.register
 def _(dataset: Binary, index: int) -> Origin:
+    return origin(dataset.of, index)
+
+
+@origin.register
+def _(dataset: Balanced, index: int) -> Origin:
     return origin(dataset.of, index)
 
 

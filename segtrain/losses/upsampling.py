@@ -120,15 +120,15 @@ def full_resolution(logits: Logits) -> Tensor:
     return logits.full() if isinstance(logits, Upsampled) else logits
 
 
-def by_pixel(function: Callable[[Tensor], Tensor], logits: Logits) -> Tensor:
-    """`function`, which makes one number of the logits [B, C, *] of each pixel: [B, *]. Without gradient, by bands."""
+def by_pixel(function: Callable[..., Tensor], logits: Logits, *maps: Tensor) -> Tensor:
+    """What `function` makes of logits [B, C, *] and `maps` [B, *] for each pixel, [B, *]; without gradient, by bands."""
     if not isinstance(logits, Upsampled):
-        return function(logits.detach())
+        return function(logits.detach(), *maps)
     images, _, height, width = logits.shape
     numbers: Tensor | None = None
     for at, band in logits.bands():
-        some = function(band)
+        some = function(band, *(one[at] for one in maps))
         if numbers is None:
             numbers = some.new_empty(images, height, width)
         numbers[at] = some
-    return function(logits.low[:, :, :0]) if numbers is None else numbers
+    return function(logits.full().detach(), *maps) if numbers is None else numbers

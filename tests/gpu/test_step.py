@@ -74,7 +74,8 @@ def test_a_step_that_does_not_log_never_waits_for_the_device(tiny, amp):
     torch.cuda.set_sync_debug_mode("error")
     try:
         built.learner.update(batches[2:4])
-        built.learner.update(batches[4:])
+        logits = built.learner.update(batches[4:])
+        built.learner.criterion.inspect(logits, batches[-1].target, 2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -321,13 +321,20 @@ def test_inspection_shows_what_is_mined_and_why():
 
 
 def test_the_natural_share_is_the_smallest_that_carries_the_loss():
-    assert natural_share(torch.tensor([0.0, 99.0, 1.0, 0.0])).item() == 0.25
-    assert natural_share(torch.tensor([0.0, 98.0, 2.0, 0.0])).item() == 0.5
-    assert natural_share(torch.ones(100)).item() == pytest.approx(0.99)
-    assert natural_share(torch.zeros(4)).item() == 0.25
-    many = torch.rand(10_000, generator=torch.Generator().manual_seed(0)) ** 9
-    running = many.double().sort(descending=True).values.cumsum(0)
-    assert natural_share(many).item() == ((running < 0.99 * running[-1]).sum().item() + 1) / 10_000
+    def share(*hardness, valid=True):
+        losses = torch.tensor(hardness)
+        return natural_share(losses, torch.full_like(losses, valid, dtype=torch.bool)).item()
+
+    assert share(0.0, 99.0, 1.0, 0.0) == 0.25
+    assert share(0.0, 98.0, 2.0, 0.0) == 0.5
+    assert share(*[1.0] * 100) == pytest.approx(0.99)
+    assert share(*[0.0] * 4) == 0.25
+    assert math.isnan(share(1.0, 2.0, valid=False))
+    assert math.isnan(share(1.0, math.inf))
+    losses, other = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    losses, valid = losses**9, other > 0.1
+    running = losses[valid].double().sort(descending=True).values.cumsum(0)
+    assert natural_share(losses, valid).item() == ((running < 0.99 * running[-1]).sum() + 1).item() / valid.sum().item()
 
 
 def test_label_changes_are_found_and_ignored_pixels_make_none():
