@@ -121,7 +121,7 @@ def full_resolution(logits: Logits) -> Tensor:
 
 
 def by_pixel(function: Callable[..., Tensor], logits: Logits, *maps: Tensor) -> Tensor:
-    """What `function` makes of logits [B, C, *] and `maps` [B, *] for each pixel, [B, *]; without gradient, by bands."""
+    """What `function` makes of logits [B, C, *] and `maps` [B, *] per pixel, [B, *]; by bands, without gradient."""
     if not isinstance(logits, Upsampled):
         return function(logits.detach(), *maps)
     images, _, height, width = logits.shape
