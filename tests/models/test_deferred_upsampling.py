@@ -77,7 +77,7 @@ def test_training_and_evaluation_are_those_at_full_resolution(tiny, criterion, a
             batches = [odd(batch) for batch in islice(source, 2)]
             logits = learner.update(batches)
         seen = learner.criterion.inspect(logits, batches[-1].target, 3)
-        scalars = learner.read_logs() | ({} if seen is None else seen.scalars)
+        scalars = learner.read_logs() | ({} if seen is None else {tag: float(x) for tag, x in seen.scalars.items()})
         report = built.evaluator(learner.model, 3)
         assert isinstance(logits, Upsampled) == (deferred == "true")
         results.append((list(learner.model.parameters()), {**scalars, **report.scalars}, report.confusion.tolist()))
