@@ -41,6 +41,7 @@ FLOORS = {
     "boundary": 2,
     "spectrum": 2,
     "hardest": 1,
+    "suspects": 1,
     "svg": 0,
     "comparison": 0,
     "history": 0,

@@ -19,7 +19,7 @@ from segtrain.losses.terms import PixelTerms
 from segtrain.registry import CRITERIA, PIXEL_LOSSES, REGION_LOSSES
 from segtrain.trained import Trained, Weights, load_trained
 
-OTHERS = 3  # other checkpoints of a run that are asked as well, the newest
+OTHERS = 2  # other checkpoints of a run that are asked as well, the newest
 
 
 class Ranking(NamedTuple):
