@@ -18,7 +18,7 @@ from segtrain.losses.upsampling import Logits, Upsampled
 
 __all__ = ["PixelMap", "cross_entropy", "path"]
 
-# Plain time / time of the blocks, forward and backward, on one thread of a Xeon (2 MiB of L2), torch 2.15, 2026-11-28:
+# Plain time / time of the blocks, forward and backward, on one thread of a Xeon (2 MiB of L2), torch 2.14, 2026-11-28:
 #   19 classes  0.75 (1.4 M logits)  0.94 (2.5 M)  1.20 (5.0 M)  1.37 (10 M)
 #  150 classes  0.83 (1.2 M)         1.16 (4.9 M)  1.42 (11 M)
 #    7 classes  0.85 (0.9 M)         0.94 (1.8 M)  1.04 (3.7 M)
