@@ -49,6 +49,7 @@ FLOORS = {
     "image_scores": 1,
     "optim": 1,
     "checkpoint": 1,
+    "kept": 1,
     "finite": 1,
     "run": 1,
     "resume": 5,
