@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "train a model from a configuration",
     "sweep": "train variants with several seeds and compare them",
     "runs": "list, show, compare, plot, clean up and report what runs have left",
-    "mining": "what mining selects at any p, and the hardest images",
+    "mining": "what mining selects at any p, and labels that are probably wrong",
     "val": "validate a trained model, class by class and image by image",
     "predict": "say what a trained model sees in images: label maps, or names",
     "export": "export a trained model to ONNX, torch.export or safetensors, compared with the model",

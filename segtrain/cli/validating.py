@@ -120,7 +120,7 @@ def criterion_of(model: Trained) -> tuple[Criterion, str]:
     """The criterion of the run, for the loss; or a plain one and a remark, where the run's needs what is not here."""
     task, maker, config = model.task, model.maker, model.config
     maker.run_for(config.train.steps or max(1, model.step))
-    maker.label_counts = cache(lambda: label_counts(maker.make(config.data.train), model.precision.device))
+    maker.label_counts = cache(lambda: label_counts(maker.make(config.data.train)))
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
         maker.context[registry] = (task,)
     try:

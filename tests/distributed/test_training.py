@@ -158,9 +158,9 @@ def test_a_validation_set_without_images_is_refused():
         val_loader(first(scenes(length=1), 0), batch_size=1)
 
 
-@pytest.mark.parametrize("val_length", [21, 1])
-def test_an_evaluation_counts_each_image_once_on_any_number_of_ranks(val_length):
+@pytest.mark.parametrize(("world", "val_length"), [(2, 21), (2, 1), (4, 3)])
+def test_an_evaluation_counts_each_image_once_on_any_number_of_ranks(world, val_length):
     confusion, loss, _ = evaluate(val_length)
-    for theirs, their_loss, _ in on_ranks(2, evaluate, val_length):
+    for theirs, their_loss, _ in on_ranks(world, evaluate, val_length):
         assert np.array_equal(theirs, confusion)
         assert their_loss == pytest.approx(loss, rel=1e-6)
