@@ -24,6 +24,8 @@ COMMANDS = {
     "predict": "say what a trained model sees in images: label maps, or names",
     "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
+    "bench": "measure loader, model and step, and say what to change next",
+    "tune": "find a learning rate and a batch size to start with",
     "doctor": "look at the machine and the installation, with remedies",
     "completion": "make a shell complete commands and flags",
 }
