@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +14,11 @@ from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.inference import WHOLE, Inference
 from segtrain.losses.criterion import Criterion
+from segtrain.losses.upsampling import Logits, by_pixel, full_resolution
 from segtrain.memory import memory_for
 from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
 from segtrain.mistakes import Mistakes
+from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
 
@@ -66,12 +69,15 @@ class Evaluator:
             with memory_for(batch.in_words, device, SMALLER_BATCH):
                 batch = batch.to(device)
                 logits = self._logits(model, batch)
-                scores.update(logits, batch.target)
-                if outlines is not None:
-                    outlines.update(logits, batch.target)
-                wrong.update(logits, batch)
+                if outlines is None:
+                    scores.update(full_resolution(logits), batch.target)
+                    wrong.update(full_resolution(logits), batch)
+                else:
+                    prediction = by_pixel(predict, logits)
+                    scores.update(prediction, batch.target)
+                    outlines.update(prediction, batch.target)
                 for watcher in self.also:
-                    watcher.update(logits, batch)
+                    watcher.update(full_resolution(logits), batch)
                 losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
@@ -81,8 +87,9 @@ class Evaluator:
         scalars = {**result.scalars(), **boundary, "val/loss": loss}
         return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes), wrong.total())
 
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self.precision.autocast():
+    def _logits(self, model: nn.Module, batch: Batch) -> Logits:
+        deferred = upsampling_deferred(model) if self.inference == WHOLE else nullcontext()
+        with self.precision.autocast(), deferred:
             return self.inference(model, batch.image)
 
     def _probes(self, model: nn.Module, batch: Batch, step: int) -> list[Probe]:
@@ -91,10 +98,12 @@ class Evaluator:
         seen = self.criterion.inspect(logits, batch.target, step)
         images = batch.image.permute(0, 2, 3, 1).cpu().numpy()
         targets = batch.target.cpu().numpy()
-        predictions = predict(logits).to(batch.target.dtype).cpu().numpy()
+        predictions = by_pixel(predict, logits).to(batch.target.dtype).cpu().numpy()
         mined = None if seen is None else seen.share.float().cpu().numpy()
         losses = None if seen is None else seen.hardness.float().cpu().numpy()
-        sure = probabilities(logits).amax(1).cpu().numpy() if self.task.kind == "classification" else None
+        sure = (
+            probabilities(full_resolution(logits)).amax(1).cpu().numpy() if self.task.kind == "classification" else None
+        )
         return [
             Probe(
                 image=images[i],
