@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,12 @@ def status(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "Z"
+
+
+def has_begun(pid: int) -> bool:
+    """Whether a worker has blocked SIGTERM, as it does first of all."""
+    blocked = re.search(r"^SigBlk:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return blocked is not None and bool(int(blocked[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def gone(pids: list[int], within_s: float) -> bool:
@@ -148,6 +155,9 @@ def test_signals_to_workers_do_not_end_them():
     next(batches)
     workers = [pid for pid in children(os.getpid()) if pid not in before]
     assert len(workers) == 2
+    end = time.monotonic() + 50
+    while not all(map(has_begun, workers)) and time.monotonic() < end:  # the first batch came from one of them
+        time.sleep(0.05)
     # from another process, as a terminal or a job manager would; the trainer's own SIGTERM does end them
     for name in ("TERM", "INT", "USR1", "USR2"):
         subprocess.run(["sh", "-c", f"kill -{name} {' '.join(map(str, workers))}"], check=True)
