@@ -44,6 +44,8 @@ FLOORS = {
     "comparison": 0,
     "history": 0,
     "mistakes": 1,
+    "worst": 1,
+    "churn": 1,
     "optim": 1,
     "checkpoint": 1,
     "finite": 1,

@@ -50,12 +50,12 @@ def panel(probe: Probe, task: Task) -> Picture:
     return panels([probe], task)
 
 
-def panels(probes: Sequence[Probe], task: Task) -> Picture:
+def panels(probes: Sequence[Probe], task: Task, what: str = "") -> Picture:
     """One row of image, label, prediction and error map for each probe, under one title and above one legend."""
     rows = [beside(_panel_tiles(probe, task), gap=GAP) for probe in probes]
     seen = set[int]().union(*(np.unique(ids).tolist() for one in probes for ids in (one.target, one.prediction)))
-    title = "Errors: blue = right, orange = wrong (told apart by all kinds of colour vision), hatched = ignored"
-    return sheet(title, rows, _class_entries(task, seen))
+    entries = [Entry(swatch(BLUE), "right"), Entry(swatch(ORANGE), "wrong"), *_class_entries(task, seen)]
+    return sheet(what or "Image, label, prediction and errors", rows, entries)
 
 
 def overlay(probe: Probe, task: Task) -> Picture:
@@ -136,7 +136,11 @@ def of_evaluation(report: Evaluation) -> dict[str, Picture]:
         return cards.of_evaluation(report)
     drawn, probes, task = dict[str, Picture](), report.probes[:_MOST_PROBES], report.task
     if probes:
-        drawn["probe/panel"] = panels(probes, task)
+        drawn["probe/panel"] = panels(probes, task, "Fixed images of the validation set")
+    if report.train_probes:
+        drawn["probe/train"] = panels(report.train_probes[:_MOST_PROBES], task, "Fixed images of the training set")
+    if report.wrong:
+        drawn["val/worst"] = panels(report.wrong[:_MOST_PROBES], task, "The images with the lowest IoU")
     if any(probe.mined is not None for probe in probes):
         drawn["mining/overlay"] = overlays(probes, task)
     if any(probe.loss is not None for probe in probes):
@@ -161,6 +165,7 @@ def _resized(probe: Probe) -> Probe:
         mined=None if probe.mined is None else visible(probe.mined, smooth=True),
         loss=None if probe.loss is None else visible(probe.loss, smooth=True),
         id=probe.id,
+        iou=probe.iou,
     )
 
 
@@ -169,7 +174,7 @@ def _panel_tiles(probe: Probe, task: Task) -> list[Picture]:
     right = (shown.prediction == shown.target)[..., None]
     errors = _ignored_hatched(np.where(right, BLUE, ORANGE).astype(np.uint8), shown.target != task.ignore_index)
     return [
-        titled("", shown.image, probe.id),
+        titled("" if probe.iou is None else f"IoU {probe.iou:.2f}: ", shown.image, probe.id),
         titled("label", colored(shown.target, task)),
         titled("prediction", colored(shown.prediction, task)),
         titled(f"errors: {_mean(100.0 * (probe.prediction != probe.target), probe, task)} % wrong", errors),

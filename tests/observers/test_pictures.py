@@ -64,10 +64,11 @@ def test_right_is_blue_wrong_is_orange_and_ignored_is_hatched(task):
     right = dataclasses.replace(probe, prediction=np.where(probe.target == 255, 0, probe.target).astype(np.uint8))
     wrong = dataclasses.replace(probe, prediction=np.full_like(probe.target, 6))
     assert share_of(BLUE, pictures.panel(right, task)) > 0.1
-    assert share_of(ORANGE, pictures.panel(right, task)) == 0
+    legend = 0.001
+    assert share_of(ORANGE, pictures.panel(right, task)) < legend
     assert share_of(ORANGE, pictures.panel(wrong, task)) > 0.1
     ignored = dataclasses.replace(probe, target=np.full_like(probe.target, 255))
-    assert share_of(BLUE, pictures.panel(ignored, task)) == share_of(ORANGE, pictures.panel(ignored, task)) == 0
+    assert share_of(BLUE, pictures.panel(ignored, task)) == share_of(ORANGE, pictures.panel(ignored, task)) < legend
 
 
 def test_ids_are_shown_in_the_palette_and_ids_without_a_class_are_hatched(task):
