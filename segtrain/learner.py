@@ -138,7 +138,7 @@ class Learner:
             scalars[f"optim/lr/{group['name']}"] = float(group["lr"])
         scalars["optim/weight_decay"] = max(float(g.get("weight_decay", 0)) for g in self.optimizer.param_groups)
         if self.ema is not None:
-            scalars["ema/decay"] = self.ema.get_decay(self.step)
+            scalars["optim/ema_decay"] = self.ema.get_decay(self.step)
         if self.scaler.is_enabled():
             scalars["train/loss_scale"] = self.scaler.get_scale()
         if self.skipped:

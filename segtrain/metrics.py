@@ -223,7 +223,7 @@ class Confused:
         return f"{self.label} taken for {self.prediction}: {self.count:,} of {self.labelled:,}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that what is drawn of it can be kept
 class Evaluation:
     """The report of one evaluation."""
 

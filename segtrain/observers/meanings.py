@@ -17,7 +17,8 @@ _MEANINGS = {
     "train/loss_scale": "What the loss is multiplied by, so that fp16 gradients do not vanish.",
     "optim/lr/": "Learning rate of a group of parameters.",
     "optim/weight_decay": "Weight decay of the parameters that are decayed.",
-    "ema/decay": "Share of the averaged weights that a step keeps. Small at first, so that the beginning is forgotten.",
+    # under optim, so that TensorBoard, which opens the first two groups, opens data and mining
+    "optim/ema_decay": "Share of the averaged weights that a step keeps, smaller at first.",
     "mining/top_p_target": "Share of the valid pixels that is to be kept at this step.",
     "mining/top_p_effective": "Share of the valid pixels that was kept, over all ranks.",
     "mining/threshold": "Smallest loss that is kept.",
@@ -63,6 +64,7 @@ _MEANINGS = {
     "probe/panel": "Image, label, prediction and errors of fixed images. Show actual image size to read it.",
     "probe/train": "The same of training images, not augmented. Good here and bad above: it overfits.",
     "mining/overlay": "Mined pixels in magenta, boundaries of the label in white.",
+    "mining/classes": "Which classes the mined pixels of the fixed images belong to, the highest lift first.",
     "mining/loss_map": "Loss of each pixel on a logarithmic scale; the mined pixels are enclosed in white.",
     "mining/curve": "How much of the loss the hardest share p of the pixels holds.",
     "mining/histogram": "How many pixels have which loss, and from where on they are mined.",

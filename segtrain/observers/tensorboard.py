@@ -82,13 +82,16 @@ class TensorBoard:
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         self.on_step(step, report.scalars)
-        for tag, picture in pictures.of_evaluation(report).items():
-            self.picture(step, tag, picture)
+        for tag, picture in pictures.jpegs_of_evaluation(report).items():
+            self._jpeg(step, tag, picture)
 
     def picture(self, step: int, tag: str, picture: npt.NDArray[np.uint8]) -> None:
         """Show an RGB picture, uint8 [H, W, 3], under `tag`."""
-        height, width, _ = picture.shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=pictures.jpeg(picture))
+        self._jpeg(step, tag, pictures.Jpeg(pictures.jpeg(picture), *picture.shape[:2]))
+
+    def _jpeg(self, step: int, tag: str, picture: pictures.Jpeg) -> None:
+        data, height, width = picture
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
         self._add(step, self._described(Summary.Value(tag=tag, image=image)))
 
     def close(self) -> None:

@@ -30,8 +30,10 @@ def test_every_scalar_and_picture_of_a_segmentation_has_a_meaning_and_every_char
     scalars, images, texts = tags_of("tiny.yaml", "train.on_nonfinite=skip")
     assert [tag for tag in (*scalars, *images) if not meaning(tag)] == []
     assert in_charts("segmentation", scalars) == []
-    assert {"mining/churn", "val_ema/miou", "ema/decay", "optim/weight_decay", "mining/boundary_share"} <= set(scalars)
-    assert {"probe/panel", "probe/train", "mining/overlay", "val/worst", "data/batch"} <= set(images)
+    assert {"mining/churn", "val_ema/miou", "optim/ema_decay", "optim/weight_decay", "mining/boundary_share"} <= set(
+        scalars
+    )
+    assert {"probe/panel", "probe/train", "mining/overlay", "mining/classes", "val/worst", "data/batch"} <= set(images)
     assert {"config/text_summary", "command/text_summary", "classes/text_summary"} <= set(texts)
 
 
