@@ -108,7 +108,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     fast_math(device)
     maker = Maker(source)
     train, val = datasets(config, maker, limits)
-    maker.label_counts = cache(lambda: label_counts(train, device))
+    distributed.require_same("samples in data.train and data.val:", (len(train), len(val)))
+    maker.label_counts = cache(lambda: label_counts(train))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)
     prepare = maker.transforms(config.data.val_prepare, task.ignore_index)
@@ -187,10 +188,10 @@ def unfinished_warmups(config: Config, maker: Maker, criterion: Criterion, steps
         )
 
 
-def label_counts(dataset: Dataset, device: torch.device) -> list[list[int]]:
-    """Two numbers per class, see count_labels; every rank counts a part of the dataset."""
+def label_counts(dataset: Dataset) -> list[list[int]]:
+    """Two numbers per class, see count_labels; every rank counts a part of the dataset, in its own time."""
     mine = count_labels(dataset, range(distributed.rank(), len(dataset), distributed.world_size()))
-    counts: list[list[int]] = distributed.sum_over_ranks(torch.from_numpy(mine).to(device)).tolist()
+    counts: list[list[int]] = np.sum(distributed.of_all_ranks(mine, patient=True), axis=0).tolist()
     return counts
 
 

@@ -19,7 +19,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -34,22 +34,12 @@ _SEAL = re.compile(rb"segtrain checkpoint, format (\d{4}), sha256 ([0-9a-f]{64})
 _SEAL_SIZE = len(_SEALED_BY % FORMAT) + 64
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a full quota, a file as large as one may be
 _WEIGHT_KEYS = ("ema", "model", "state_dict", "model_state_dict")
-_STEP_FILE = re.compile(r"step-(\d+)\.pt")
-_OUR_TEMPORARY = re.compile(r"(last|best|step-\d+)\.pt\.tmp")
 
 
 class DiskFullError(UserError):
     """There is no room for a checkpoint. The previous one is untouched."""
 
     exit_code = 74
-
-
-class Found(NamedTuple):
-    """The newest valid checkpoint of a directory and what was wrong with newer ones."""
-
-    path: Path
-    state: dict[str, Any]
-    damaged: tuple[CheckpointError, ...]
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
@@ -81,18 +71,15 @@ def load(path: str | Path) -> dict[str, Any]:
         return _unpickled(path, file)
 
 
-def newest_valid(directory: str | Path) -> Found:
-    """`last.pt`, or the newest `step-*.pt` where it is damaged. Raises CheckpointError if none can be read."""
-    directory = Path(directory)
-    damaged: list[CheckpointError] = []
-    for path in [path for path in [directory / "last.pt"] if path.exists()] + _step_files(directory):
-        try:
-            return Found(path, load(path), tuple(damaged))
-        except CheckpointError as error:
-            damaged.append(error)
-    if damaged:
-        raise CheckpointError(*(message for error in damaged for message in error.messages))
-    raise CheckpointError(f"{directory}: no checkpoint here; expected last.pt or step-*.pt")
+def is_valid(path: str | Path) -> bool:
+    """Whether `load` would take the file, as far as its checksum tells."""
+    path = Path(path)
+    try:
+        with _opened(path) as file:
+            _verify(path, file)
+    except CheckpointError:
+        return False
+    return True
 
 
 def link(source: str | Path, name: str | Path) -> None:
@@ -103,31 +90,6 @@ def link(source: str | Path, name: str | Path) -> None:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
-
-
-def prune(directory: str | Path, keep: int, step: int) -> list[str]:
-    """Delete all `step-*.pt` older than the `keep` newest valid ones, and nothing else. Returns what went wrong.
-
-    The one of `step`, where the run is, stays also where the run had gone further before.
-    """
-    problems: list[str] = []
-    valid = 0
-    for path in _step_files(Path(directory)):
-        if valid >= keep and path.name != f"step-{step}.pt":
-            try:
-                path.unlink()
-            except OSError as error:
-                problems.append(f"{path}: cannot be deleted: {error.strerror}")
-        elif _is_valid(path):
-            valid += 1
-    return problems
-
-
-def remove_temporaries(directory: str | Path) -> None:
-    """Delete what an interrupted `save` left. Only while nothing else writes there."""
-    for path in Path(directory).glob("*.tmp"):
-        if _OUR_TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
 
 
 def require_space(directory: str | Path, needed: int) -> None:
@@ -273,21 +235,6 @@ def _what_it_is(file: BinaryIO) -> str:
     if head.startswith(b"PK"):
         return "incomplete, or not a checkpoint of segtrain"
     return "neither a checkpoint nor a file of weights"
-
-
-def _is_valid(path: Path) -> bool:
-    try:
-        with _opened(path) as file:
-            _verify(path, file)
-    except CheckpointError:
-        return False
-    return True
-
-
-def _step_files(directory: Path) -> list[Path]:
-    """Newest first."""
-    numbered = [(int(match[1]), path) for path in directory.glob("*") if (match := _STEP_FILE.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def _sha256(file: BinaryIO, size: int) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -64,9 +66,11 @@ def launch_rank() -> int:
 
 
 def job() -> str | None:
-    """The name that torchrun gave this job, the same in all its attempts; None if it gave none."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return None if name == "none" else name
+    """A name of this job of torchrun, the same in all its attempts; None without torchrun."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name != "none":
+        return name
+    return str(Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[2])  # torchrun makes this folder for one job
 
 
 def restarted_job() -> str | None:
@@ -106,13 +110,19 @@ def from_main(function: Callable[[], T]) -> T:
         except UserError as error:
             outcome = [error]
     if world_size() > 1:
-        patient = _group_on_cpu(timedelta(days=7))
-        dist.broadcast_object_list(outcome, src=0, group=patient)
-        dist.destroy_process_group(patient)
+        with _patience() as group:
+            dist.broadcast_object_list(outcome, src=0, group=group)
     value = outcome[0]
     if isinstance(value, UserError):
         raise value
     return value  # type: ignore[return-value]
+
+
+@contextmanager
+def _patience() -> Iterator[dist.ProcessGroup]:
+    group = _group_on_cpu(timedelta(days=7))
+    yield group
+    dist.destroy_process_group(group)
 
 
 def _group_on_cpu(timeout: timedelta | None = None) -> dist.ProcessGroup:
@@ -121,13 +131,23 @@ def _group_on_cpu(timeout: timedelta | None = None) -> dist.ProcessGroup:
     return group
 
 
-def of_all_ranks(value: T) -> list[T]:
-    """Every rank's `value`, by rank, on every rank."""
+def of_all_ranks(value: T, *, patient: bool = False) -> list[T]:
+    """Every rank's `value`, by rank, on every rank. `patient`: they wait for each other as long as it takes."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with _patience() if patient else nullcontext() as group:
+        dist.all_gather_object(values, value, group)
     return values  # type: ignore[return-value]
+
+
+def require_same(what: str, mine: object) -> None:
+    """Raise ConfigError, on all ranks, where they differ in `mine`; every rank calls it."""
+    first, *others = of_all_ranks(mine, patient=True)
+    for number, theirs in enumerate(others, 1):
+        if theirs != first:
+            seen = f"rank {number} has {what} {theirs}, rank 0 has {first}"
+            raise ConfigError(f"{seen}; every machine needs the same files and the same command")
 
 
 def share_buffers(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +14,11 @@ from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.inference import WHOLE, Inference
 from segtrain.losses.criterion import Criterion
+from segtrain.losses.upsampling import Logits, by_pixel, full_resolution
 from segtrain.memory import memory_for
 from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
 from segtrain.mistakes import Mistakes
+from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
 from segtrain.worst import WorstImages
@@ -69,13 +72,13 @@ class Evaluator:
             with memory_for(batch.in_words, device, SMALLER_BATCH):
                 batch = batch.to(device)
                 logits = self._logits(model, batch)
-                answer = predict(logits) if segmentation else logits
+                answer = full_resolution(logits) if outlines is None else by_pixel(predict, logits)
                 scores.update(answer, batch.target)
                 if outlines is not None:
                     outlines.update(answer, batch.target)
                 wrong.update(answer, batch)
                 for watcher in self.also:
-                    watcher.update(logits, batch)
+                    watcher.update(full_resolution(logits), batch)
                 losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         fixed = (self.probes, self.train_probes) if is_main() else ((), ())
@@ -87,8 +90,9 @@ class Evaluator:
         classes, confusion = self.task.classes, result.confusion
         return Evaluation(scalars, classes, confusion, self.task, probes, wrong.total(), train_probes)
 
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self.precision.autocast():
+    def _logits(self, model: nn.Module, batch: Batch) -> Logits:
+        deferred = upsampling_deferred(model) if self.inference == WHOLE else nullcontext()
+        with self.precision.autocast(), deferred:
             return self.inference(model, batch.image)
 
     def _probes(self, model: nn.Module, batch: Batch, step: int) -> list[Probe]:
@@ -97,10 +101,12 @@ class Evaluator:
         seen = self.criterion.inspect(logits, batch.target, step)
         images = batch.image.permute(0, 2, 3, 1).cpu().numpy()
         targets = batch.target.cpu().numpy()
-        predictions = predict(logits).to(batch.target.dtype).cpu().numpy()
+        predictions = by_pixel(predict, logits).to(batch.target.dtype).cpu().numpy()
         mined = None if seen is None else seen.share.float().cpu().numpy()
         losses = None if seen is None else seen.hardness.float().cpu().numpy()
-        sure = probabilities(logits).amax(1).cpu().numpy() if self.task.kind == "classification" else None
+        sure = (
+            probabilities(full_resolution(logits)).amax(1).cpu().numpy() if self.task.kind == "classification" else None
+        )
         return [
             Probe(
                 image=images[i],

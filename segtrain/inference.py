@@ -45,6 +45,20 @@ class Inference:
         if self.batch < 1:
             raise ValueError(f"batch {self.batch}: expected at least 1")
 
+    def in_words(self) -> str:
+        """For reports: `windows of 512x512, 256x256 apart · mirrored too · scales 0.75, 1, 1.25`."""
+        words = ["whole images"]
+        if self.window is not None:
+            size, stride = ("x".join(map(str, two)) for two in (self.window, self.steps(self.window)))
+            words = [f"windows of {size}, {stride} apart"]
+        words += ["mirrored too"] if self.flip else []
+        words += [f"scales {', '.join(f'{scale:g}' for scale in self.scales)}"] if self.scales != (1.0,) else []
+        return " · ".join(words)
+
+    def steps(self, window: Size) -> Size:
+        """How far apart windows are at most."""
+        return self.stride or (-(-window[0] // 2), -(-window[1] // 2))
+
     @torch.no_grad()
     def __call__(self, net: Net, image: Tensor) -> Tensor:
         """The logits [B, C, H, W] (or [B, C]) of uint8 [B, 3, H, W]; float32, unless there is one view of the whole."""
@@ -65,7 +79,7 @@ class Inference:
             return
         count, (height, width) = len(image), image.shape[-2:]
         h, w = min(self.window[0], height), min(self.window[1], width)
-        down, right = self.stride or (-(-self.window[0] // 2), -(-self.window[1] // 2))
+        down, right = self.steps(self.window)
         tops, lefts = starts(height, h, down), starts(width, w, right)
         rows, columns = shares(tops, h, height), shares(lefts, w, width)
         rest: Tensor | None = None  # rows that the next windows reach into

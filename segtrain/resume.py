@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segtrain.checkpoint import load, newest_valid
+from segtrain.checkpoint import load
 from segtrain.config.reader import restore
 from segtrain.config.writer import plain_config
 from segtrain.errors import CheckpointError, ConfigError
+from segtrain.kept import newest_valid
 from segtrain.run import RunDirectory, latest_run, new_run, run_of_job
 
 # what may differ when a run goes on: how long it is, where things lie, and what it says on the way

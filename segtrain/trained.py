@@ -37,17 +37,23 @@ class Trained:
     precision: Precision
     step: int
     maker: Maker  # makes whatever else its configuration names
+    best: tuple[str, float, int] | None = None  # the score that was best in the run so far, its value and step
 
 
-def load_trained(path: Path, device: torch.device, *, weights: Weights = "auto") -> Trained:
+def load_trained(
+    path: Path, device: torch.device, *, weights: Weights = "auto", overrides: Sequence[str] = ()
+) -> Trained:
     """The model of a checkpoint, or the best one of a run's directory.
 
-    `weights`: raw, their average (ema), or those that decided which were the best (auto). The components that the
-    configuration names must be registered. Raises CheckpointError and ConfigError.
+    `weights`: raw, their average (ema), or those that decided which were the best (auto). `overrides` (key=value)
+    change its configuration. The components that the configuration names must be registered. Raises CheckpointError
+    and ConfigError.
     """
     file = _file(path)
     state = load(file)
-    config, source = restore(state["config"], file)
+    if not {"config", "task", "model", "step"} <= state.keys():
+        raise CheckpointError(f"{file} is no checkpoint of a run, its keys are {', '.join(map(str, list(state)[:8]))}")
+    config, source = restore(state["config"], file, overrides)
     about = state["task"]
     task = Task(
         about["kind"], tuple(about["classes"]), tuple(tuple(color) for color in about["palette"]), about["ignore_index"]
@@ -55,10 +61,16 @@ def load_trained(path: Path, device: torch.device, *, weights: Weights = "auto")
     maker = Maker(source)
     maker.context = {TRANSFORMS: (task.ignore_index,), MODELS: (task.channels(about["link"]),)}
     model: nn.Module = maker.make(_from_nothing(config.model)).to(device)
-    model.load_state_dict(_chosen(state, config, weights, file))
+    try:
+        model.load_state_dict(_chosen(state, config, weights, file))
+    except RuntimeError as error:  # torch lists the tensors
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise CheckpointError(f"{file}: its weights are not those of model {config.model.name}: {reason}") from error
     prepare = [maker.make(transform) for transform in config.data.val_prepare]
     accuracy = precision(config.train.amp, device)
-    return Trained(model.eval(), task, about["link"], config, prepare, accuracy, state["step"], maker)
+    metric, value, at = state.get("best") or ("", 0.0, -1)
+    best = (metric, value, at) if at >= 0 else None
+    return Trained(model.eval(), task, about["link"], config, prepare, accuracy, state["step"], maker, best)
 
 
 def _file(path: Path) -> Path:

@@ -17,6 +17,7 @@ from segtrain.churn import Churn
 from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
+from segtrain.losses.upsampling import Logits
 from segtrain.memory import in_use, memory_for
 from segtrain.metrics import Evaluation, of_both
 from segtrain.observers.observer import Observer
@@ -143,14 +144,14 @@ class Trainer:
         vote.finish()
         return self.best
 
-    def _update(self, batches: Sequence[Batch]) -> torch.Tensor:
+    def _update(self, batches: Sequence[Batch]) -> Logits:
         def what() -> str:
             return f"a step on {' and '.join(batch.in_words() for batch in batches)}"
 
         with memory_for(what, self.transfer.device, SMALLER_STEP):
             return self.learner.update(batches)
 
-    def _log(self, clock: Clock, logits: torch.Tensor, batch: Batch) -> None:
+    def _log(self, clock: Clock, logits: Logits, batch: Batch) -> None:
         looked = self._look(logits, batch)
         scalars = self.learner.read_logs({**looked, **clock.images_of_all_ranks()})
         self._refuse_empty_epoch(scalars["train/empty_batches"])
@@ -161,7 +162,7 @@ class Trainer:
             observer.on_step(self.learner.step, scalars)
             observer.on_samples(self.learner.step, samples)
 
-    def _look(self, logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    def _look(self, logits: Logits, batch: Batch) -> dict[str, torch.Tensor]:
         """What is mined of the last batch of the step, if it is time for a close look; scalars on the device."""
         step, every = self.learner.step, self.every
         if step < self.steps and step // every.mining == max(0, step - every.log) // every.mining:

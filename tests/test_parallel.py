@@ -1,4 +1,5 @@
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,19 @@ def test_a_vote_of_one_is_heard_at_once():
     assert (vote(0), vote(15), vote.finish()) == (0, 15, 0)
 
 
+def built_of_other_files():
+    register_components(["tiny_components"])
+    with pytest.raises(ConfigError) as error:
+        build(*load(TINY, [f"data.train.length={10 - distributed.rank()}"]), CPU)
+    return str(error.value)
+
+
+@ranks
+def test_ranks_that_find_different_numbers_of_samples_do_not_begin():
+    told = "rank 1 has samples in data.train and data.val: (9, 5), rank 0 has (10, 5); every machine needs the same"
+    assert [text.startswith(told) for text in on_ranks(2, built_of_other_files)] == [True, True]
+
+
 def shared_buffers():
     norm = nn.BatchNorm2d(2)
     norm.running_mean += distributed.rank()
@@ -199,6 +213,27 @@ def test_shards_of_any_size_compute_what_the_whole_does(smallest, units):
         (model(x).mean() / 2).backward()
     for theirs, p in zip(gradient, model.parameters(), strict=True):
         assert theirs == pytest.approx(p.grad.flatten().tolist(), abs=1e-6)
+
+
+def test_a_static_graph_goes_without_accumulation():
+    """PyTorch ends there in an internal assertion: its first backward pass of a static graph has to exchange."""
+    with pytest.raises(ConfigError, match="static_graph: True, but accumulate is 3; it goes with steps of one batch"):
+        load(TINY, ["train.static_graph=true", "train.accumulate=3"])
+
+
+def patient(timeout_s):
+    """One rank after the other takes longer for its part than ranks wait for each other."""
+    distributed.start("cpu", timeout_s=timeout_s)
+    checked = distributed.from_main(lambda: time.sleep(2 * timeout_s) or "checked")
+    time.sleep(2 * timeout_s * distributed.rank())
+    return checked, distributed.of_all_ranks("counted", patient=True), distributed.of_all_ranks("trained")
+
+
+@ranks
+@pytest.mark.slow
+def test_ranks_wait_beyond_the_time_out_while_data_is_checked_and_labels_are_counted():
+    expected = ("checked", ["counted", "counted"], ["trained", "trained"])
+    assert on_ranks(2, patient, 8.0, joined=False) == [expected] * 2
 
 
 def test_shards_go_without_what_they_cannot_do():

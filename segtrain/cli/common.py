@@ -18,7 +18,7 @@ from segtrain.distributed import launch_rank, launched
 from segtrain.errors import UserError
 
 FAILED, USAGE, DISK_FULL, INTERRUPTED = 1, 2, 74, 130
-PRECEDENCE_S = 5.0  # how long the other ranks leave the word to rank 0
+PRECEDENCE_S = 10.0  # how long the other ranks leave the word to rank 0
 
 
 @contextmanager

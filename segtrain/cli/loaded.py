@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from segtrain import distributed
 from segtrain.build import register_components
@@ -12,10 +13,10 @@ from segtrain.inference import Inference
 from segtrain.trained import Trained, load_trained
 
 
-def trained(args: argparse.Namespace) -> Trained:
-    """The model of --checkpoint with the --weights, on the --device."""
+def trained(args: argparse.Namespace, overrides: Sequence[str] = ()) -> Trained:
+    """The model of --checkpoint with the --weights, on the --device; `overrides` change its configuration."""
     register_components(args.modules)
-    return load_trained(args.checkpoint, distributed.start(args.device), weights=args.weights)
+    return load_trained(args.checkpoint, distributed.start(args.device), weights=args.weights, overrides=overrides)
 
 
 def inference(args: argparse.Namespace) -> Inference:

@@ -1,4 +1,4 @@
-"""`segtrain mining`: what mining selects at any p, and the hardest images."""
+"""`segtrain mining`: what mining selects at any p, the hardest images, and labels that are probably wrong."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from segtrain.cli.train import positive
 
 EXAMPLES = """examples:
   tools/mining.py --checkpoint runs/bootstrap/20261121-001502
-  tools/mining.py --checkpoint best.pt --split train --top-p 0.02,0.05,0.1 --boundary 5 --out hard
+  tools/mining.py --checkpoint runs/bootstrap/20261121-001502 --split train --suspects 200
+  tools/mining.py --checkpoint best.pt --top-p 0.02,0.05,0.1 --boundary 5 --suspects 0 --out hard
 
-It writes top_p.csv, classes.csv, curve.csv, curve.svg and classes.svg, and the hardest images as hardest*.jpg. Of a
-run's directory the best checkpoint is looked at; with its other ones it is compared.
+It writes top_p.csv, classes.csv, curve.csv, curve.svg and classes.svg, the hardest images as hardest*.jpg, and labels
+that are probably wrong as suspects.csv and suspects-*.jpg. Of a run's directory the best checkpoint is looked at; with
+its other ones it is compared.
 """
 
 
@@ -21,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     p = argparse.ArgumentParser(
         prog="mining.py",
-        description="See what mining selects at any p, and choose p from evidence.",
+        description="See what mining selects at any p, choose p from evidence, and find wrong labels.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -30,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--top-p", type=shares, default=(0.05, 0.1, 0.25, 0.5), metavar="P,P,…", help="0.05,0.1,0.25,0.5")
     p.add_argument("--boundary", type=positive, default=3, metavar="PX", help="so near is near a boundary (3)")
     p.add_argument("--panels", type=number, default=8, metavar="K", help="hardest images to draw (8); 0: none")
+    p.add_argument("--suspects", type=number, default=50, metavar="K", help="labels to suspect (50); 0: none")
     p.add_argument("--limit", type=positive, metavar="N", help="look at the first N samples")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: mining/SPLIT in the run)")
     p.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")

@@ -19,7 +19,7 @@ from segtrain.losses.terms import PixelTerms
 from segtrain.registry import CRITERIA, PIXEL_LOSSES, REGION_LOSSES
 from segtrain.trained import Trained, Weights, load_trained
 
-OTHERS = 3  # other checkpoints of a run that are asked as well, the newest
+OTHERS = 2  # other checkpoints of a run that are asked as well, the newest
 
 
 class Ranking(NamedTuple):
@@ -68,7 +68,7 @@ def ranking(trained: Trained) -> Ranking:
 def _criterion(trained: Trained) -> Criterion:
     config, maker = trained.config, trained.maker
     maker.run_for(config.train.steps or max(1, trained.step))
-    maker.label_counts = cache(lambda: label_counts(maker.make(config.data.train), trained.precision.device))
+    maker.label_counts = cache(lambda: label_counts(maker.make(config.data.train)))
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
         maker.context[registry] = (trained.task,)
     return as_criterion(maker.make(config.criterion), trained.task)

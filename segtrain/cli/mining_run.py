@@ -23,9 +23,15 @@ from segtrain.data.loading import val_loader
 from segtrain.errors import ConfigError, TrainingError
 from segtrain.hardest import HardestImages
 from segtrain.memory import memory_for
+from segtrain.metrics import Probe
+from segtrain.observers import cards, pictures
+from segtrain.observers.canvas import Picture
+from segtrain.observers.suspects import sheets
 from segtrain.spectrum import Overlap, Spectrum
-from segtrain.task import Batch
+from segtrain.suspects import SelfConfidence, Suspects
+from segtrain.task import Batch, probabilities
 from segtrain.trained import Trained
+from segtrain.writing import replace
 
 SMALLER_BATCH = "Lower --batch (it changes no number)"
 
@@ -37,6 +43,7 @@ class Looked:
     spectrum: Spectrum
     overlaps: dict[int, Overlap]  # with the checkpoint of another step
     hardest: HardestImages
+    confidence: SelfConfidence
     images: int = 0
 
 
@@ -49,9 +56,14 @@ def run(args: argparse.Namespace) -> int:
     rank = ranking(models[0])
     ps = tuple(sorted({*args.top_p, *([rank.top_p] if rank.top_p else [])}))
     seen = look(models, rank, ps, args)
-    report = tables.Report(args.checkpoint, args.split, models[0], rank, seen.images, seen.spectrum, seen.overlaps)
+    suspects = suspect(models, rank, seen.confidence, args).ranked()
+    report = tables.Report(
+        args.checkpoint, args.split, models[0], rank, seen.images, seen.spectrum, seen.overlaps, suspects
+    )
     with result_folder(out) as folder:
-        tables.write(folder, report, seen.hardest.probes(report.shown.threshold))
+        files = tables.files(report) | pictures_of(report, seen.hardest.probes(report.shown.threshold))
+        for name, content in files.items():
+            replace(folder / name, content)
     if args.json:
         print(json.dumps({**tables.as_json(report), "out": str(out)}))
     else:
@@ -62,8 +74,36 @@ def run(args: argparse.Namespace) -> int:
 @torch.inference_mode()
 def look(models: Sequence[Trained], rank: Ranking, ps: tuple[float, ...], args: argparse.Namespace) -> Looked:
     """One pass over the split. Raises UserError if it has no labels, or if the model gives no numbers."""
-    trained = models[0]
-    config, task, device = trained.config, trained.task, trained.precision.device
+    task, device = models[0].task, models[0].precision.device
+    seen = Looked(
+        Spectrum(task, ps, args.boundary, device),
+        {other.step: Overlap(device) for other in models[1:]},
+        HardestImages(task, args.panels),
+        SelfConfidence(task, device),
+    )
+    for batch in batches(models[0], args):
+        add(seen, models, rank, batch)
+    if not seen.spectrum.valid:
+        raise ConfigError(f"--split {args.split}: none of the {seen.images:,} samples has a label; nothing is hard")
+    return seen
+
+
+@torch.inference_mode()
+def suspect(models: Sequence[Trained], rank: Ranking, usual: SelfConfidence, args: argparse.Namespace) -> Suspects:
+    """A second pass that knows how sure the model usually is of each class: the labels that are probably wrong."""
+    found = Suspects(models[0].task, args.suspects, usual.means())
+    for batch in batches(models[0], args) if args.suspects else ():
+        logits = forward(models[0], batch.image)
+        valid = rank(logits, batch.target).valid
+        mirrored = probabilities(forward(models[0], batch.image.flip(3)))
+        views = [probabilities(logits), mirrored.flip(3) if mirrored.dim() == 4 else mirrored]
+        found.update(views, [probabilities(forward(other, batch.image)) for other in models[1:]], batch, valid)
+    return found
+
+
+def batches(trained: Trained, args: argparse.Namespace) -> Iterator[Batch]:
+    """The split on the device, prepared as for a validation."""
+    config, device = trained.config, trained.precision.device
     dataset = first(trained.maker.make(component(config, args.split)), args.limit)
     loader = val_loader(
         dataset,
@@ -72,38 +112,42 @@ def look(models: Sequence[Trained], rank: Ranking, ps: tuple[float, ...], args: 
         workers=config.data.workers,
         timeout_s=config.data.timeout,
     )
-    seen = Looked(
-        Spectrum(task, ps, args.boundary, device),
-        {other.step: Overlap(device) for other in models[1:]},
-        HardestImages(task, args.panels),
-    )
     for batch in watch(loader, len(loader)):
         with memory_for(batch.in_words, device, SMALLER_BATCH):
-            add(seen, models, rank, batch.to(device))
-    if not seen.spectrum.valid:
-        raise ConfigError(f"--split {args.split}: none of the {seen.images:,} samples has a label; nothing is hard")
-    return seen
+            yield batch.to(device)
 
 
 def add(seen: Looked, models: Sequence[Trained], rank: Ranking, batch: Batch) -> None:
     """Look at one batch with all models."""
-    logits = forward(models[0], batch)
+    logits = forward(models[0], batch.image)
     losses = rank(logits, batch.target)
     if not bool(losses.hardness.isfinite().all()):
         raise TrainingError(f"the loss of {batch.in_words()} is not finite; is the checkpoint one of a failed run?")
     seen.images += len(batch.ids)
     seen.spectrum.update(losses.hardness, losses.valid, logits, batch.target)
     seen.hardest.update(losses.hardness, losses.valid, logits, batch)
+    seen.confidence.update(probabilities(logits), batch.target, losses.valid)
     for other in models[1:]:
-        hardness = rank(forward(other, batch), batch.target).hardness
+        hardness = rank(forward(other, batch.image), batch.target).hardness
         seen.overlaps[other.step].update(losses.hardness, hardness, losses.valid)
 
 
-def forward(trained: Trained, batch: Batch) -> Tensor:
-    """The logits of a batch in the precision of the run."""
+def forward(trained: Trained, image: Tensor) -> Tensor:
+    """The logits of images in the precision of the run."""
     with trained.precision.autocast():
-        logits: Tensor = trained.model(batch.image)
+        logits: Tensor = trained.model(image)
     return logits
+
+
+def pictures_of(report: tables.Report, probes: Sequence[Probe]) -> dict[str, bytes]:
+    """The hardest images and the suspects."""
+    task, drawn = report.trained.task, dict[str, Picture]()
+    if probes and task.kind == "segmentation":
+        drawn |= {"hardest": pictures.panels(probes, task), "hardest-mined": pictures.overlays(probes, task)}
+    elif probes:
+        drawn["hardest"] = cards.answers(probes, task, "The images with the largest loss")
+    drawn |= {f"suspects-{number}": one for number, one in enumerate(sheets(report.suspects, task), start=1)}
+    return {f"{name}.jpg": pictures.jpeg(picture) for name, picture in drawn.items()}
 
 
 def default_folder(checkpoint: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What `segtrain mining` says about p: tables on the terminal, CSV files, curves and the hardest images."""
+"""What `segtrain mining` says about p and the suspects: tables on the terminal, CSV files and curves."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ import numpy as np
 from segtrain import svg
 from segtrain.cli.data_common import percent, table
 from segtrain.cli.mining_models import Ranking
-from segtrain.metrics import Probe
-from segtrain.observers import cards, pictures
 from segtrain.spectrum import Mined, Overlap, Spectrum
+from segtrain.suspects import Suspect
 from segtrain.trained import Trained
-from segtrain.writing import replace
 
-OURS = re.compile(r"(top_p|classes|curve)\.(csv|svg)|hardest(-mined)?\.jpg")
+OURS = re.compile(r"(top_p|classes|curve|suspects)\.(csv|svg)|(hardest(-mined)?|suspects-\d+)\.jpg")
+_LISTED = 10  # suspects on the terminal
 _FROM, _POINTS = 0.001, 61  # of the curves, on a logarithmic scale up to 1
 _MARKS = ((0.001, "0.1 %"), (0.01, "1 %"), (0.1, "10 %"), (1.0, "100 %"))
 _LINES = 8  # classes in one chart
@@ -40,6 +39,7 @@ class Report:
     images: int
     spectrum: Spectrum
     overlaps: Mapping[int, Overlap]  # with the checkpoint of another step
+    suspects: Sequence[Suspect]  # the most suspicious first
 
     @cached_property
     def mined(self) -> list[Mined]:
@@ -79,6 +79,8 @@ def told(report: Report) -> list[str]:
     ]
     if report.overlaps:
         lines += ["", *_about_overlap(report)]
+    if report.suspects:
+        lines += ["", *_about_suspects(report)]
     return lines
 
 
@@ -120,6 +122,17 @@ def _about_overlap(report: Report) -> list[str]:
     return [title, *table(rows, ">" * len(rows[0]))]
 
 
+def _about_suspects(report: Report) -> list[str]:
+    rows = [["", "image", "label", "should be?", "sure", "agree", "pixels", "score"]]
+    for number, one in enumerate(_suspect_rows(report)[:_LISTED], start=1):
+        sure, agree = (_percent(one[key]) for key in ("confidence", "agreement"))
+        row = [str(number), one["image"], one["label"], one["prediction"], sure, agree, f"{one['area']:,}"]
+        rows.append([*row, f"{one['score']:.3g}"])
+    shown = min(_LISTED, len(report.suspects))
+    title = f"Labels that are probably wrong, the first {shown} of {len(report.suspects)} listed in suspects.csv"
+    return [title, *table(rows, "><<<>>>>")]
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """The same numbers."""
     return {
@@ -134,11 +147,12 @@ def as_json(report: Report) -> dict[str, Any]:
             | {"classes": {name: {"share": share, "lift": lift} for name, share, lift in _classes(report, one)}}
             for row, one in zip(_rows(report), report.mined, strict=True)
         ],
+        "suspects": _suspect_rows(report),
     }
 
 
-def write(folder: Path, report: Report, probes: Sequence[Probe]) -> None:
-    """All files."""
+def files(report: Report) -> dict[str, bytes]:
+    """Tables and curves by the names of their files."""
     ps = np.geomspace(_FROM, 1, _POINTS).tolist()
     curve = report.spectrum.curve(ps)
     present = dict(zip(report.trained.task.classes, report.spectrum.present, strict=True))
@@ -151,22 +165,15 @@ def write(folder: Path, report: Report, probes: Sequence[Probe]) -> None:
         {"p": one.p, "threshold": one.threshold, "loss_share": one.loss_share, "boundary_lift": one.boundary_lift}
         for one in curve
     ]
-    files = {
+    suspects = {"suspects.csv": _csv(_suspect_rows(report))} if report.suspects else {}
+    return {
         "top_p.csv": _csv(_rows(report)),
         "classes.csv": _csv(by_class),
         "curve.csv": _csv(points),
         "curve.svg": _loss_curve(report, curve).encode(),
         "classes.svg": _class_curves(report, curve).encode(),
+        **suspects,
     }
-    if probes:
-        task = report.trained.task
-        if report.unit == "pixels":
-            drawn = {"hardest": pictures.panels(probes, task), "hardest-mined": pictures.overlays(probes, task)}
-        else:
-            drawn = {"hardest": cards.answers(probes, task, "The images with the largest loss")}
-        files |= {f"{name}.jpg": pictures.jpeg(picture) for name, picture in drawn.items()}
-    for name, content in files.items():
-        replace(folder / name, content)
 
 
 def is_ours(name: str) -> bool:
@@ -179,6 +186,29 @@ def _rows(report: Report) -> list[dict[str, float]]:
     for one, same in zip(report.mined, report.same_as, strict=True):
         numbers = {key: value for key, value in one._asdict().items() if not key.startswith("class_")}
         rows.append(numbers | {f"same_as_step_{step}": value for step, value in same.items()})
+    return rows
+
+
+def _suspect_rows(report: Report) -> list[dict[str, Any]]:
+    names, rows = report.trained.task.classes, []
+    for one in report.suspects:
+        left, top, right, bottom = one.box
+        rows.append(
+            {
+                "image": one.image,
+                "left": left,
+                "top": top,
+                "right": right,
+                "bottom": bottom,
+                "area": one.area,
+                "label": names[one.label],
+                "prediction": names[one.prediction],
+                "confidence": one.confidence,
+                "label_probability": one.label_probability,
+                "agreement": one.agreement,
+                "score": one.score,
+            }
+        )
     return rows
 
 

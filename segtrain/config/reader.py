@@ -70,7 +70,19 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] =
 
     The registries must hold the components that the config names.
     """
-    root = read(Path(path))
+    return _checked(read(Path(path)), Path(path), overrides, schema)
+
+
+def restore(tree: Any, path: Path, overrides: Sequence[str] = ()) -> tuple[Config, Source]:
+    """The config that `plain_config` made `tree` of, as a checkpoint at `path` holds it; ConfigError if it is none.
+
+    What else the checkpoint tells of its run is left out, and what did not exist when it was written has its default.
+    """
+    sections = {field.name: tree[field.name] for field in dataclasses.fields(Config) if field.name in tree}
+    return _checked(parse(to_yaml(sections).encode(), str(path)), path, overrides, Config)
+
+
+def _checked(root: Node, path: Path, overrides: Sequence[str], schema: type[Any]) -> tuple[Any, Source]:
     problems: list[str] = []
     for text in overrides:
         try:
@@ -82,21 +94,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, schema: type[Any] =
     problems += map(str, checker.problems)
     if problems:
         raise ConfigError(*capped(problems))
-    return config, Source(Path(path), tuple(overrides), config, root)
-
-
-def restore(tree: Any, path: Path) -> tuple[Config, Source]:
-    """The config that `plain_config` made `tree` of, as a checkpoint at `path` holds it; ConfigError if it is none.
-
-    What else the checkpoint tells of its run is left out, and what did not exist when it was written has its default.
-    """
-    sections = {field.name: tree[field.name] for field in dataclasses.fields(Config) if field.name in tree}
-    root = parse(to_yaml(sections).encode(), str(path))
-    checker = Checker(_homes(Config))
-    config = checker.check(Config, root, "")
-    if checker.problems:
-        raise ConfigError(*capped([str(problem) for problem in checker.problems]))
-    return config, Source(path, (), config, root)
+    return config, Source(path, tuple(overrides), config, root)
 
 
 def read(path: Path, asked: str = "", children: tuple[str, ...] = ()) -> Node:

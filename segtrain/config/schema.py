@@ -108,6 +108,10 @@ class Train:
             raise ValueError("how long? Give steps or epochs")
         if self.steps is not None and self.epochs is not None:
             raise ConflictError("epochs", f"{self.epochs}, but steps is {self.steps} as well; set one of them to null")
+        if self.static_graph and self.accumulate > 1:
+            raise ConflictError(
+                "static_graph", f"True, but accumulate is {self.accumulate}; it goes with steps of one batch only"
+            )
         if self.strategy == "fsdp":
             if self.amp == "fp16":
                 raise ConflictError("amp", "'fp16', but strategy is fsdp, which trains in bf16 or off")

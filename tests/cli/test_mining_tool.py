@@ -119,6 +119,28 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, in_tmp, capsys):
     assert not (run / "mining").exists()
 
 
+def test_suspects_are_listed_with_their_places_and_drawn(run, capsys):
+    assert look("--suspects", 7) == 0
+    told = capsys.readouterr().out
+    listed = rows("suspects.csv")
+    assert f"the first {len(listed)} of {len(listed)} listed in suspects.csv" in told
+    assert 0 < len(listed) <= 7
+    scores = [float(row["score"]) for row in listed]
+    assert scores == sorted(scores, reverse=True)
+    for row in listed:
+        left, top, right, bottom, area = (int(row[key]) for key in ("left", "top", "right", "bottom", "area"))
+        assert 0 <= left < right <= 32
+        assert 0 <= top < bottom <= 24
+        assert 4 <= area <= (right - left) * (bottom - top)
+        assert row["label"] != row["prediction"]
+        assert row["image"].startswith("scenes/val/")
+        assert 0 < float(row["confidence"]) <= 1
+    assert Path("run/mining/val/suspects-1.jpg").exists()
+    assert look("--suspects", 0, "--overwrite") == 0
+    assert "probably wrong" not in capsys.readouterr().out
+    assert not list(Path("run/mining/val").glob("suspects*")), "nothing of the earlier call is left"
+
+
 def test_a_criterion_without_a_loss_per_pixel_is_ranked_by_cross_entropy(in_tmp, capsys):
     assert train([*OURS, *CONFIG, "--run-dir", "run", "criterion={name: dice}"]) == 0
     assert look("--panels", 0) == 0
@@ -129,6 +151,7 @@ def test_a_criterion_without_a_loss_per_pixel_is_ranked_by_cross_entropy(in_tmp,
 
 
 def test_images_of_a_classifier_are_mined_alike(colors, capsys):
+    (colors / "val" / "red" / "0.png").rename(colors / "val" / "blue" / "wrong.png")
     changes = ["log.pictures=0", "criterion={name: cross_entropy}"]
     assert train([*OURS, "--config", str(HERE / "tiny_classifier.yaml"), "--run-dir", "run", *changes]) == 0
     capsys.readouterr()
@@ -136,6 +159,8 @@ def test_images_of_a_classifier_are_mined_alike(colors, capsys):
     told = capsys.readouterr().out
     assert "of 12 images labelled" in told
     assert "boundary" not in told
+    (suspect, *_) = rows("suspects.csv")
+    assert (suspect["image"], suspect["label"], suspect["prediction"]) == ("val/blue/wrong.png", "blue", "red")
     assert Path("run/mining/val/hardest.jpg").exists()
 
 

@@ -1,13 +1,16 @@
 """The command with a fault in one rank: FAULT=what:rank:step. The program that is shipped knows nothing of it.
 
-The fault happens in the first attempt only: torchrun may then restart the ranks.
+The fault happens once, and makes the file `fault`: torchrun may then restart the ranks.
 """
 
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 from segtrain import checkpoint
+from segtrain.cli import training
 from segtrain.cli.train import main
 from segtrain.data.feed import Source
 from segtrain.evaluator import Evaluator
@@ -15,31 +18,36 @@ from segtrain.learner import Learner
 
 
 def inject(what, step):
-    def failing(call):
+    def fail(*_, **__):
+        Path("fault").touch()
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "hang":
+            time.sleep(10_000)
+        raise ArithmeticError(f"a fault in {what}")
+
+    def failing_at_a_step(call):
         def called(self, *values, **options):
-            if what == "kill" and self.step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if what == "step" and self.step == step:
-                raise ArithmeticError("a fault in the step")
-            return call(self, *values, **options)
+            return fail() if self.step == step else call(self, *values, **options)
 
         return called
 
-    def raising(*_, **__):
-        raise ArithmeticError(f"a fault in {what}")
-
-    if what in ("kill", "step"):
-        Learner.update = failing(Learner.update)
+    if what in ("kill", "step", "hang"):
+        Learner.update = failing_at_a_step(Learner.update)
+    elif what == "build":
+        training.build = fail
+    elif what == "check":
+        training.check = fail
     elif what == "load":
-        Source.__getitem__ = raising
+        Source.__getitem__ = fail
     elif what == "evaluate":
-        Evaluator._logits = raising
+        Evaluator._logits = fail
     elif what == "save":
-        checkpoint.save = raising
+        checkpoint.save = fail
 
 
 if __name__ == "__main__":
     what, rank, step = os.environ["FAULT"].split(":")
-    if os.environ["RANK"] == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+    if os.environ["RANK"] == rank and not Path("fault").exists():
         inject(what, int(step))
     sys.exit(main())

@@ -11,11 +11,16 @@ from typing import Any
 import torch
 
 
-def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, joined: bool = True) -> list[Any]:
-    """What `function(*arguments)` returns on each of `world` ranks, by rank; not `joined`: it joins them itself."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, joined: bool = True) -> list[Any]:
+    """What `function(*arguments)` returns on each of `world` ranks, by rank; not `joined`: it joins them itself."""
+    port = free_port()
     context = get_context("fork")
     results = context.Queue()
     workers = [

@@ -57,6 +57,22 @@ def test_two_ranks_report_what_one_process_with_their_global_batch_reports():
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("world", "length", "accumulate"), [(4, 1, 3), (4, 3, 1), (2, 5, 3)])
+def test_ranks_with_few_images_or_none_end_with_the_model_of_one_process(world, length, accumulate, strategy):
+    """4 images make a global batch; ranks without one see a sample that is ignored."""
+    few = [f"data.train.length={length}", f"train.accumulate={accumulate}", "model.double=true", "model.dropout=0"]
+    assert main([*TINY, "--run-dir", "one", "data.batch_size=4", *few]) == 0
+    several = [*TINY, "--run-dir", "several", f"data.batch_size={4 // world}", *few, f"train.strategy={strategy}"]
+    assert on_ranks(world, main, several, joined=False) == [0] * world
+    one, theirs = (load(f"{run}/checkpoints/last.pt")["model"] for run in ("one", "several"))
+    for name in one:
+        torch.testing.assert_close(theirs[name], one[name], rtol=0, atol=1e-12)
+    for row, expected in zip(table(Path("several")), table(Path("one")), strict=True):
+        assert row["val/miou"] == pytest.approx(expected["val/miou"], rel=1e-9)
+
+
 def test_ranks_agree_on_one_directory_and_one_of_them_writes_it():
     assert train("train.steps=2", "--quiet") == [0, 0]
     (run,) = Path("runs/tiny").iterdir()

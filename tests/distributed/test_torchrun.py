@@ -10,27 +10,15 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from ranks import on_ranks
+from ranks import free_port, on_ranks
 from states import digest
-from torchrun import TINY, start, torchrun, wait_for
+from torchrun import TINY, processes_of_jobs, start, torchrun, wait_for
 
 from segtrain.cli.train import main
 
 pytestmark = [pytest.mark.distributed, pytest.mark.usefixtures("in_tmp")]
 INJECTOR = str(Path(__file__).parent / "injector.py")
 RUN = [*TINY, "train.steps=30", "checkpoint.every=5", "validate.every=15", "log.every=5", "--quiet"]
-
-
-def processes_of(mark):
-    """Processes that carry `mark` in their environment; loader workers inherit it."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"MARK={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +42,15 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+def test_a_job_that_torchrun_gave_no_name_goes_on_with_its_own_run_too(uninterrupted):
+    meeting = ["--master-addr=127.0.0.1", f"--master-port={free_port()}"]
+    result = torchrun(*RUN, script=INJECTOR, restarts=1, options=meeting, env={"FAULT": "kill:1:17"})
+    assert result.returncode == 0, result.stderr
+    (run,) = Path("runs/tiny").iterdir()
+    assert digest(run / "checkpoints" / "last.pt") == uninterrupted
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [*random.Random(0).sample(range(30), 9), 0])
 def test_restarts_succeed_ten_times_of_ten(uninterrupted, step):
     result = killed_and_restarted(step, "--run-dir", "run")
@@ -61,31 +58,41 @@ def test_restarts_succeed_ten_times_of_ten(uninterrupted, step):
     assert digest("run/checkpoints/last.pt") == uninterrupted
 
 
-FAULTS = {"step": 1, "load": 1, "evaluate": 1, "save": 0}
-
-
-@pytest.mark.parametrize(
-    "fault", ["step", *(pytest.param(f, marks=pytest.mark.slow) for f in ("load", "evaluate", "save"))]
-)
-def test_a_rank_that_raises_ends_the_job_with_its_own_traceback_and_leaves_no_process(fault, in_tmp):
-    rank = FAULTS[fault]
-    env = {"FAULT": f"{fault}:{rank}:7", "MARK": in_tmp.name}
-    result = torchrun(*RUN, "--run-dir", "run", "data.workers=1", script=INJECTOR, env=env)
+def failed(fault, rank, *arguments, **options):
+    """A job that ends by a fault of one rank, soon after it: no rank waits for its time-out, and none is left."""
+    result = torchrun(
+        *RUN, "--run-dir", "run", *arguments, script=INJECTOR, env={"FAULT": f"{fault}:{rank}:7"}, **options
+    )
     assert result.returncode != 0
+    # 15 s are promised, of a machine with nothing else to do; a rank that waits for another gives up after 600 s
+    assert time.time() - Path("fault").stat().st_mtime < 60
+    wait_for(lambda: not processes_of_jobs())
+    return result
+
+
+FAULTS = {"step": 1, "build": 1, "check": 0, "load": 1, "evaluate": 1, "save": 0}
+
+
+@pytest.mark.parametrize("fault", [f if f == "step" else pytest.param(f, marks=pytest.mark.slow) for f in FAULTS])
+def test_a_rank_that_raises_ends_the_job_soon_with_its_own_traceback_and_leaves_no_process(fault):
+    rank = FAULTS[fault]
+    result = failed(fault, rank, "data.workers=1")
     _, _, root_cause = result.stderr.partition("Root Cause (first observed failure)")
     assert f"rank      : {rank} " in root_cause
     assert "a fault in" in root_cause
     other = 1 - rank
     assert f"[rank{other}]: Traceback" not in result.stderr, "the other rank only says that it lost this one"
-    wait_for(lambda: not processes_of(in_tmp.name))
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_job(in_tmp):
-    result = torchrun(*RUN, "--run-dir", "run", script=INJECTOR, env={"FAULT": "kill:1:7", "MARK": in_tmp.name})
-    assert result.returncode != 0
-    assert "SIGKILL" in result.stderr
-    wait_for(lambda: not processes_of(in_tmp.name))
+def test_a_killed_rank_ends_the_job():
+    assert "SIGKILL" in failed("kill", 1).stderr
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_the_job_after_the_time_out():
+    result = failed("hang", 1, "train.process_group_timeout=5", options=["--shutdown-timeout=5"])
+    assert "rank 0 ends: it lost another one" in result.stderr
 
 
 @pytest.mark.slow
@@ -98,13 +105,13 @@ def test_a_mistake_of_all_ranks_is_told_once():
 
 
 @pytest.mark.slow
-def test_torchrun_passes_a_stop_on_and_the_ranks_save(in_tmp):
+def test_torchrun_passes_a_stop_on_and_the_ranks_save():
     slow = ["train.steps=100000", "checkpoint.every=100000", "validate.every=100000", "log.every=1000"]
-    process = start(*TINY, *slow, "--run-dir", "run", "--quiet", env={"MARK": in_tmp.name})
+    process = start(*TINY, *slow, "--run-dir", "run", "--quiet")
     wait_for(lambda: Path("run/status.json").exists())
     time.sleep(3)  # some steps
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     status = json.loads(Path("run/status.json").read_text())
     assert (status["status"], status["step"] > 0) == ("interrupted", True), errors
-    wait_for(lambda: not processes_of(in_tmp.name))
+    wait_for(lambda: not processes_of_jobs())

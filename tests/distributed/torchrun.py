@@ -1,6 +1,7 @@
 """Starting the command under torchrun, as a user does, on this machine's processors."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +12,8 @@ TRAIN = str(ROOT / "tools" / "train.py")
 TINY = ["--import", "tiny_components", "--config", str(ROOT / "tests" / "tiny.yaml")]
 
 
-def command(*arguments, ranks=2, restarts=0, script=TRAIN, options=()):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+def command(*arguments, ranks=2, restarts=0, script=TRAIN, options=("--standalone",)):
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}"]
     return [*launcher, f"--max-restarts={restarts}", *options, script, *map(str, arguments)]
 
 
@@ -20,15 +21,16 @@ def environment(**more):
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-def torchrun(*arguments, env=(), **options):
-    return subprocess.run(
-        command(*arguments, **options),
-        capture_output=True,
-        text=True,
-        env=environment(**dict(env)),
-        timeout=300,
-        check=False,
-    )
+def torchrun(*arguments, seconds=300, **options):
+    """The finished job; one that does not end in time is killed with all its ranks, and the test fails."""
+    process = start(*arguments, **options)
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        for number in processes_of_jobs():
+            os.kill(number, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def start(*arguments, env=(), **options):
@@ -38,9 +40,21 @@ def start(*arguments, env=(), **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(**dict(env)),
+        env=environment(JOBS_IN=os.getcwd(), **dict(env)),
         start_new_session=True,
     )
+
+
+def processes_of_jobs():
+    """All that jobs in this directory have started and that still runs; loader processes inherit the mark too."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"JOBS_IN={os.getcwd()}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
 
 
 def wait_for(condition, seconds=120):

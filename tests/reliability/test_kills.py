@@ -15,7 +15,7 @@ import pytest
 from processes import TINY, Child, kill_at, run, scaled
 from states import digest
 
-from segtrain import checkpoint
+from segtrain import checkpoint, kept
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner
 
@@ -74,9 +74,7 @@ INSTANTS = {
     "before a checkpoint has its name": lambda: kill_at(os, "replace", lambda old, new: str(new).endswith("16.pt")),
     "before a checkpoint is the last": lambda: kill_at(checkpoint, "link"),
     "in the middle of an epoch": lambda: kill_at(Learner, "update", at_step(21)),
-    "before the status is told": lambda: kill_at(
-        checkpoint, "prune", lambda folder, *_: (folder / "step-24.pt").exists()
-    ),
+    "before the status is told": lambda: kill_at(kept, "prune", lambda folder, *_: (folder / "step-24.pt").exists()),
 }
 
 
@@ -104,6 +102,18 @@ def test_a_run_killed_at_random_instants_ends_as_the_uninterrupted_one(uninterru
         assert outcome("run") == expected
         shutil.rmtree("run")
         finished += 1
+
+
+def test_a_run_killed_when_it_has_saved_nothing_but_its_best_goes_on_from_there():
+    often = [*TINY, "train.steps=6", "validate.every=2", "checkpoint.every=6", "--resume", "auto", "--quiet"]
+    assert run(*often, "--run-dir", "whole")[0] == 0
+    code, said = run(*often, "--run-dir", "run", fault=lambda: kill_at(Learner, "update", at_step(3)))
+    assert code == -9, said
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["best.pt"]
+    code, said = run(*often, "--run-dir", "run")
+    assert code == 0, said
+    assert "resume from run/checkpoints/best.pt at step 2" in Path("run/log.txt").read_text()
+    assert outcome("run") == outcome("whole")
 
 
 def test_a_run_goes_on_from_the_newest_valid_checkpoint_and_says_which_one_is_bad(uninterrupted):

@@ -13,7 +13,7 @@ import pytest
 from processes import TINY, Child, kill_at, run, wait_for, wrapped
 from states import digest
 
-from segtrain import checkpoint
+from segtrain import checkpoint, kept
 from segtrain.checkpoint import load
 from segtrain.cli.common import guarded
 from segtrain.evaluator import Evaluator
@@ -77,7 +77,7 @@ def test_fifty_saves_with_kills_never_take_more_than_what_is_kept_and_one_more()
     arguments = [*PLAIN, "train.steps=50", "checkpoint={every: 1, keep_last: 2}", "validate.every=10"]
     draw = random.Random(0)
     for at in draw.sample(range(100), 8):
-        place = draw.choice([(os, "fsync"), (os, "replace"), (checkpoint, "link"), (checkpoint, "prune")])
+        place = draw.choice([(os, "fsync"), (os, "replace"), (checkpoint, "link"), (kept, "prune")])
 
         def fault(place=place, calls=at // 8):
             told_usage()

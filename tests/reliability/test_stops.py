@@ -11,7 +11,7 @@ from states import digest
 
 from segtrain.checkpoint import load
 from segtrain.cli import training
-from segtrain.cli.training import too_slow_to_stop
+from segtrain.cli.job import too_slow_to_stop
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner
 
