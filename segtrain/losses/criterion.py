@@ -155,12 +155,12 @@ class Criterion(nn.Module):
             return torch.stack([maps[part.rank_by].hardness.float(), selection.share.float()])
         return None
 
-    def _entries(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
         named = named_entries(target, self.task.ignore_index)
         valid = named.sum()
         entries = {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
         if target.dim() == 1:  # of pixels it would say little
-            entries["right"] = (named & (predict(logits.detach()) == target)).sum()
+            entries["right"] = (named & (predict(full_resolution(logits).detach()) == target)).sum()
         return entries
 
     def _tags(self) -> list[str]:
