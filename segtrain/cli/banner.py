@@ -103,7 +103,6 @@ def hyperparameters(built: Built) -> dict[str, float | str]:
         "model": config.model.name,
         "arch": _text(config.model.params, "arch"),
         "encoder": _text(config.model.params, "encoder"),
-        "ema": 0.0 if config.train.ema is None else config.train.ema.decay,
     }
 
 

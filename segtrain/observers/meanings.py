@@ -85,9 +85,8 @@ _MINING: Charts = {
         "share of the loss that is kept": [r"mining/loss_share$"],
         "smallest loss that is kept": [r"mining/threshold$"],
         "lift of classes (1 = kept like any pixel)": [r"mining/class_lift/"],
-        "what the kept pixels are: share of each class": [r"mining/class_share/"],
         "lift near boundaries (1 = kept like any pixel)": [r"mining/boundary_lift$"],
-        "change of what is mined, from evaluation to evaluation": [r"mining/churn$"],
+        "change of what is mined (churn)": [r"mining/churn$"],
         "warnings: easy, confidently wrong, from one image": [
             r"mining/easy_fraction$",
             r"mining/confident_wrong$",
