@@ -1,10 +1,12 @@
 """What mining costs: time and memory of the criterion, forward and backward, beside what everybody writes.
 
     OMP_NUM_THREADS=1 python benchmarks/criterion.py
+    OMP_NUM_THREADS=1 python benchmarks/criterion.py --upsample
     python benchmarks/criterion.py --device cuda --amp bf16
 
 All variants take turns in one process, so that whatever else the machine does meets all of them alike; the numbers are
-medians and their ratios. Memory is the peak of what a variant allocates beside logits and target. `nnunetv2` takes part
+medians and their ratios. With `--clock cpu` they are processor time of the thread, which work beside it disturbs less.
+Memory is the peak of what a variant allocates beside logits and target. `nnunetv2` takes part
 if it is installed (`pip install --no-deps nnunetv2` is enough); the mining losses of other frameworks are in no package
 that installs beside a current torch.
 """
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from segtrain.losses import components
 from segtrain.losses.criterion import as_criterion, bootstrapped_ce
+from segtrain.losses.upsampling import Logits, Upsampled, full_resolution
 from segtrain.task import Task
 
 SHAPES = {
@@ -34,7 +37,8 @@ SHAPES = {
     "cuda": [(8, 2, 512, 1024), (8, 19, 512, 1024), (16, 150, 512, 512)],
 }
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Logits, Tensor], Tensor]
+FACTOR = 4
 
 
 def main() -> None:
@@ -43,20 +47,22 @@ def main() -> None:
     p.add_argument("--amp", default="off", choices=list(DTYPES), help="logits of this type, under autocast")
     p.add_argument("--runs", type=int, default=9, help="of each variant, after one that does not count")
     p.add_argument("--compile", action="store_true", help="also torch.compile of the eager loss (needs a compiler)")
+    p.add_argument("--upsample", action="store_true", help=f"logits at 1/{FACTOR} of the size, upsampled for the loss")
+    p.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     p.add_argument("--classes", type=int, nargs="*", help="only the shapes with these numbers of classes")
     args = p.parse_args()
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {_cpu()}"
     allocator = "transparent huge pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else "default allocator"
     print(
         f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {allocator}, amp {args.amp}, "
-        f"{date.today()}; medians of {args.runs}\n"
+        f"{date.today()}; medians of {args.runs}, {args.clock} time\n"
     )
     print("| logits | p | variant | ms | ratio | extra MiB | ratio |\n|---|---|---|---|---|---|---|")
     for shape in SHAPES[args.device]:
         for top_p in (0.15, 1.0):
             if not args.classes or shape[1] in args.classes:
                 losses = variants(shape[1], top_p, args.device, args.compile)
-                report(shape, top_p, args.device, args.amp, losses, args.runs)
+                report(shape, top_p, args, with_upsampling(losses) if args.upsample else losses)
 
 
 def variants(classes: int, top_p: float, device: str, compiled: bool) -> dict[str, Loss]:
@@ -90,10 +96,23 @@ def variants(classes: int, top_p: float, device: str, compiled: bool) -> dict[st
     return losses
 
 
-def report(shape: tuple[int, ...], top_p: float, device: str, amp: str, losses: dict[str, Loss], runs: int) -> None:
+def with_upsampling(losses: dict[str, Loss]) -> dict[str, Loss]:
+    """The same after an interpolation, and segtrain's with the logits at low resolution as they are."""
+
+    def after(loss: Loss) -> Loss:
+        return lambda logits, target: loss(full_resolution(logits), target)
+
+    fused = {f"{name}, fused": loss for name, loss in losses.items() if name.startswith("segtrain")}
+    return {f"interpolate, {name}": after(loss) for name, loss in losses.items()} | fused
+
+
+def report(shape: tuple[int, ...], top_p: float, args: argparse.Namespace, losses: dict[str, Loss]) -> None:
     torch.manual_seed(0)
+    device, amp = args.device, args.amp
     batch, classes, height, width = shape
-    logits = (2 * torch.randn(shape, device=device)).to(DTYPES[amp]).requires_grad_()
+    made = (batch, classes, height // FACTOR, width // FACTOR) if args.upsample else shape
+    logits = (2 * torch.randn(made, device=device)).to(DTYPES[amp]).requires_grad_()
+    size = (height, width)
     coarse = torch.randint(0, classes, (batch, height // 8, width // 8), device=device)
     target = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
     target[:, : height // 16] = 255
@@ -101,14 +120,14 @@ def report(shape: tuple[int, ...], top_p: float, device: str, amp: str, losses: 
     def step(loss: Loss) -> None:
         logits.grad = None
         with torch.autocast(device, DTYPES[amp], enabled=amp != "off"):
-            value = loss(logits, target)
+            value = loss(Upsampled(logits, size, size, True) if args.upsample else logits, target)
         value.backward()
 
     steps = {name: partial(step, loss) for name, loss in losses.items()}
     times: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(runs + 1):
+    for _ in range(args.runs + 1):
         for name, run in steps.items():
-            times[name].append(clocked(run, device))
+            times[name].append(clocked(run, device, time.thread_time if args.clock == "cpu" else time.perf_counter))
     peaks = {}
     for name, run in steps.items():
         logits.grad = None
@@ -123,14 +142,14 @@ def report(shape: tuple[int, ...], top_p: float, device: str, amp: str, losses: 
         )
 
 
-def clocked(run: Callable[[], None], device: str) -> float:
+def clocked(run: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak(run: Callable[[], None], device: str) -> int:

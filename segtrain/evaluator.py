@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -13,11 +14,14 @@ from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.inference import WHOLE, Inference
 from segtrain.losses.criterion import Criterion
+from segtrain.losses.upsampling import Logits, by_pixel, full_resolution
 from segtrain.memory import memory_for
 from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
 from segtrain.mistakes import Mistakes
+from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
+from segtrain.worst import WorstImages
 
 SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare smaller images in data.val_prepare"
 
@@ -39,6 +43,7 @@ class Evaluator:
         *,
         precision: Precision,
         probes: Sequence[Batch] = (),
+        train_probes: Sequence[Batch] = (),
         pictures: int = 0,
         inference: Inference = WHOLE,
         also: Sequence[Watcher] = (),
@@ -48,41 +53,46 @@ class Evaluator:
         self.criterion = criterion
         self.precision = precision
         self.probes = probes  # the same images at every evaluation, so that pictures can be compared
-        self.pictures = pictures  # how many mistakes of a classifier to show
+        self.train_probes = train_probes
+        self.pictures = pictures  # how many mistakes of a classifier, or of the worst images, to show
         self.inference = inference
         self.also = also
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
         """The scores of `model` over all ranks, the plain loss (mining is for training), and the probes on rank 0."""
-        device = self.precision.device
+        device, segmentation = self.precision.device, self.task.kind == "segmentation"
         was_training = model.training
         model.eval()
         scores = meter(self.task, device)
-        outlines = BoundaryIoU(self.task, BOUNDARY_PX, device) if self.task.kind == "segmentation" else None
-        wrong = Mistakes(self.task, self.pictures)
+        outlines = BoundaryIoU(self.task, BOUNDARY_PX, device) if segmentation else None
+        wrong = WorstImages(self.task, self.pictures) if segmentation else Mistakes(self.task, self.pictures)
         losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
             with memory_for(batch.in_words, device, SMALLER_BATCH):
                 batch = batch.to(device)
                 logits = self._logits(model, batch)
-                scores.update(logits, batch.target)
+                answer = full_resolution(logits) if outlines is None else by_pixel(predict, logits)
+                scores.update(answer, batch.target)
                 if outlines is not None:
-                    outlines.update(logits, batch.target)
-                wrong.update(logits, batch)
+                    outlines.update(answer, batch.target)
+                wrong.update(answer, batch)
                 for watcher in self.also:
-                    watcher.update(logits, batch)
+                    watcher.update(full_resolution(logits), batch)
                 losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
-        probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
+        fixed = (self.probes, self.train_probes) if is_main() else ((), ())
+        probes, train_probes = (tuple(p for batch in one for p in self._probes(model, batch, step)) for one in fixed)
         model.train(was_training)
         result = scores.total()
         boundary = {} if outlines is None else {BOUNDARY_TAG: outlines.mean()}
         scalars = {**result.scalars(), **boundary, "val/loss": loss}
-        return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes), wrong.total())
+        classes, confusion = self.task.classes, result.confusion
+        return Evaluation(scalars, classes, confusion, self.task, probes, wrong.total(), train_probes)
 
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        with self.precision.autocast():
+    def _logits(self, model: nn.Module, batch: Batch) -> Logits:
+        deferred = upsampling_deferred(model) if self.inference == WHOLE else nullcontext()
+        with self.precision.autocast(), deferred:
             return self.inference(model, batch.image)
 
     def _probes(self, model: nn.Module, batch: Batch, step: int) -> list[Probe]:
@@ -91,10 +101,12 @@ class Evaluator:
         seen = self.criterion.inspect(logits, batch.target, step)
         images = batch.image.permute(0, 2, 3, 1).cpu().numpy()
         targets = batch.target.cpu().numpy()
-        predictions = predict(logits).to(batch.target.dtype).cpu().numpy()
+        predictions = by_pixel(predict, logits).to(batch.target.dtype).cpu().numpy()
         mined = None if seen is None else seen.share.float().cpu().numpy()
         losses = None if seen is None else seen.hardness.float().cpu().numpy()
-        sure = probabilities(logits).amax(1).cpu().numpy() if self.task.kind == "classification" else None
+        sure = (
+            probabilities(full_resolution(logits)).amax(1).cpu().numpy() if self.task.kind == "classification" else None
+        )
         return [
             Probe(
                 image=images[i],

@@ -17,6 +17,8 @@ from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
 from segtrain.errors import CheckpointError
 from segtrain.finite import Attempt, FiniteGuard
 from segtrain.losses.criterion import Criterion
+from segtrain.losses.upsampling import Logits
+from segtrain.models.common import upsampling_deferred
 from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.parallel import gathered, load_full, spread, whole
 from segtrain.precision import Precision
@@ -59,7 +61,7 @@ class Learner:
         self.skipped = 0  # attempts that did not count (non-finite gradients)
         self.logs: Logs = {}  # sums over the steps since they were last read, on the device
 
-    def update(self, batches: Sequence[Batch]) -> Tensor:
+    def update(self, batches: Sequence[Batch]) -> Logits:
         """One optimizer step over micro-batches; returns the logits of the last one."""
         self.optimizer.zero_grad(set_to_none=True)  # the forward pass reuses what the gradients of the last step held
         self.forward.train()
@@ -69,8 +71,8 @@ class Learner:
         logs: Logs = {}
         for batch, share in zip(batches, self._shares(batches), strict=True):
             with self._gradients_stay_local(batch is not batches[-1]):
-                with self.precision.autocast():
-                    output: Tensor | Output = self.forward(batch.image)
+                with self.precision.autocast(), upsampling_deferred(self.model):
+                    output: Logits | Output = self.forward(batch.image)
                 loss = self.criterion(output, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             _add(logs, loss.logs)
@@ -136,6 +138,9 @@ class Learner:
         scalars = {**self.criterion.scalars(read), **{tag: read[tag] for tag in here if tag != "bad"}}
         for group in self.optimizer.param_groups:
             scalars[f"optim/lr/{group['name']}"] = float(group["lr"])
+        scalars["optim/weight_decay"] = max(float(g.get("weight_decay", 0)) for g in self.optimizer.param_groups)
+        if self.ema is not None:
+            scalars["optim/ema_decay"] = self.ema.get_decay(self.step)
         if self.scaler.is_enabled():
             scalars["train/loss_scale"] = self.scaler.get_scale()
         if self.skipped:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segtrain.losses.criterion import Criterion
+from segtrain.losses.upsampling import Logits
 from segtrain.observers.observer import SampleLoss
 from segtrain.task import Batch, predict
 
@@ -18,9 +19,9 @@ class SampleLosses:
         self._ids: list[str] = []
         self._numbers: list[Tensor] = []
 
-    def see(self, logits: Tensor, batch: Batch, step: int) -> None:
+    def see(self, logits: Logits, batch: Batch, step: int) -> None:
         """Look at the logits [B, C] of a training batch. Does not wait for the device."""
-        if logits.dim() != 2:
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
             return
         losses = self._criterion.by_sample(logits, batch.target, step)
         if losses is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from segtrain.losses.upsampling import Logits
 
 Kind = Literal["segmentation", "classification"]
 Link = Literal["softmax", "sigmoid"]
@@ -62,11 +65,11 @@ class Batch(NamedTuple):
 class Output(NamedTuple):
     """What a model with an image head gives in training; in evaluation it gives its logits alone."""
 
-    logits: Tensor  # [B, C, H, W]
+    logits: Logits  # [B, C, H, W]
     image: Tensor  # [B, C]: scores of the classes that occur anywhere in the image
 
 
-def logits_of(output: Tensor | Output) -> Tensor:
+def logits_of(output: Logits | Output) -> Logits:
     """The logits of the pixels, or of the samples in classification."""
     return output.logits if isinstance(output, Output) else output
 

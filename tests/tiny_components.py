@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from segtrain.models.common import HALF, ImageModel
 from segtrain.registry import MODELS
 from segtrain.task import Output
 
@@ -38,6 +39,17 @@ def tiny(
     image_head: bool = False,
 ) -> TinyModel:
     return TinyModel(channels, width, dropout, batch_norm, image_head).to(torch.float64 if double else torch.float32)
+
+
+@MODELS.register("tiny_upsampled")
+def tiny_upsampled(channels: int, *, align_corners: bool = True, deferred: bool = True) -> ImageModel:
+    """A model in double precision that ends in a bilinear upsampling, which it can leave to others."""
+    last = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=align_corners)
+    net = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, channels, 3, padding=1))
+    if not deferred:
+        net.append(last)
+    options = {"mean": HALF, "std": HALF, "head": "2", "multiple": 4}
+    return ImageModel(net, **options, upsampling=last if deferred else None).double()
 
 
 class TinyClassifier(nn.Module):

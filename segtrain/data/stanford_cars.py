@@ -14,7 +14,7 @@ from pydantic import Field
 from scipy.io import loadmat
 
 from segtrain.data.labelled import Box, Labelled, LabelledImages, existing_images
-from segtrain.data.paths import Missing, find_root
+from segtrain.data.paths import Missing, find_root, found_in
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
@@ -56,6 +56,10 @@ def stanford_cars(
                 *(split, len(rows), everything, val_share, val_seed),
             )
     ids = _present(place) if classes == "present" else list(range(len(names)))
+    if classes == "present":
+        LOG.info(
+            "stanford_cars: %d of %d classes have images in this folder; the others are left out", len(ids), len(names)
+        )
     number = {old: new for new, old in enumerate(ids)}
     items = [
         Labelled(folder / row["fname"], number[row["class"] - 1], _box(row))
@@ -75,6 +79,8 @@ def _box(row: Row) -> Box | None:
 
 
 def _read(file: Path, variable: str) -> npt.NDArray[Any]:
+    if not file.is_file():
+        raise DataError(f"{file} does not exist; it belongs to the devkit of the data set. {found_in(file.parent)}")
     try:
         return np.asarray(loadmat(file, squeeze_me=True)[variable])
     except Exception as error:  # scipy raises anything for files that are none of Matlab's

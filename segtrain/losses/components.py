@@ -13,6 +13,7 @@ from segtrain.losses import channels, pixel, region
 from segtrain.losses.maps import LossMap, Reduced
 from segtrain.losses.pixel import Spread, check_gamma, check_smoothing
 from segtrain.losses.targets import label_weight, named_entries
+from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights, weight_tensor
 from segtrain.registry import PIXEL_LOSSES, REGION_LOSSES
 from segtrain.task import Link, Task
@@ -41,7 +42,9 @@ class Pixelwise(nn.Module):
         self.weight: Tensor | None
         self.pos_weight: Tensor | None
 
-    def forward(self, logits: Tensor, target: Tensor) -> LossMap:
+    def forward(self, logits: Logits, target: Tensor) -> LossMap:
+        if not self.has_kernel:
+            logits = full_resolution(logits)
         extra = {} if self.pos_weight is None else {"pos_weight": self.pos_weight}
         return self._loss(logits, target, weight=self.weight, **extra)
 

@@ -20,10 +20,11 @@ from segtrain.losses.pixel import Spread
 from segtrain.losses.presence import ImagePresence
 from segtrain.losses.targets import named_entries
 from segtrain.losses.terms import ImageTerm, PixelTerms, RegionTerm, Term, Weight, weight_at
+from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights
 from segtrain.registry import CRITERIA
 from segtrain.schedule import Rise
-from segtrain.task import Link, Output, Task
+from segtrain.task import Link, Output, Task, logits_of, predict
 
 
 class Criterion(nn.Module):
@@ -64,12 +65,14 @@ class Criterion(nn.Module):
         """Σ weight of the valid entries on this rank, float64, one for each term."""
         return torch.stack([mass for part in self.parts for mass in part.mass(target)])
 
-    def forward(self, output: Tensor | Output, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
+    def forward(self, output: Logits | Output, target: Tensor, step: int, share: Tensor | None = None) -> Loss:
         """The loss of a batch at `step`; every rank calls it, also with nothing valid (0, connected to the graph).
 
         `share` [T] is this micro-batch's part of the mass of its step, for each term; None: it is the whole step.
         A label out of range gives NaN, see `check_target`.
         """
+        if not all(part.makes_bands for part in self.parts):
+            output = _at_full_resolution(output)  # once for all of them
         results = [part(output, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
@@ -79,7 +82,7 @@ class Criterion(nn.Module):
         terms = [one * weight for one, weight in zip(means * shares, weights, strict=True)]
         value = torch.stack(terms).sum()
         nothing = (counts == 0).all() & is_main()  # the same on all ranks, so one counts it
-        logs = {"calls": torch.ones_like(value), "empty": nothing} | self._entries(target)
+        logs = {"calls": torch.ones_like(value), "empty": nothing} | self._entries(logits_of(output), target)
         for name, term, part, one, weight in zip(self.names, terms, shares, sums, weights, strict=True):
             logs |= {f"loss/{name}": term, f"steps/{name}": part}
             logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
@@ -88,7 +91,7 @@ class Criterion(nn.Module):
         return Loss(value, {key: log.detach().double() for key, log in logs.items()})
 
     @torch.no_grad()
-    def plain(self, logits: Tensor, target: Tensor, step: int) -> Tensor:
+    def plain(self, logits: Logits, target: Tensor, step: int) -> Tensor:
         """Unmined sums of a batch on this rank, float64 [T, 2]: Σ weight·value, Σ weight. No other rank takes part.
 
         For evaluation, where ranks see different numbers of batches; a region loss is that of each batch.
@@ -106,6 +109,8 @@ class Criterion(nn.Module):
         if len(terms) > 1:
             scalars |= {f"train/loss/{name}": mean for name, mean in terms.items()}
         scalars["train/empty_batches"] = logs["empty"]
+        if "right" in logs:
+            scalars["train/accuracy"] = _ratio(logs["right"], logs["valid"])
         for tag, part in zip(self._tags(), self.parts, strict=True):
             if part.mined:
                 mined = {key.removeprefix(f"{tag}/"): sum_ for key, sum_ in logs.items() if key.startswith(f"{tag}/")}
@@ -126,7 +131,7 @@ class Criterion(nn.Module):
         return kernels.path(device) if fast else "plain torch"
 
     @torch.no_grad()
-    def inspect(self, logits: Tensor, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:
+    def inspect(self, logits: Logits, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:
         """What is mined of a batch at `step`, None if nothing is: by this rank alone, or by all, who then all call it.
 
         For now and then and for pictures: it costs more than the loss itself. The first mined term is shown.
@@ -139,7 +144,7 @@ class Criterion(nn.Module):
         return None
 
     @torch.no_grad()
-    def by_sample(self, logits: Tensor, target: Tensor, step: int) -> Tensor | None:
+    def by_sample(self, logits: Logits, target: Tensor, step: int) -> Tensor | None:
         """Of each sample of a classification [B, C]: its hardness, and its share in what this rank alone would mine.
 
         float32 [2, B]; None if no term has a value per sample. The first mined term counts, or else the first.
@@ -150,10 +155,13 @@ class Criterion(nn.Module):
             return torch.stack([maps[part.rank_by].hardness.float(), selection.share.float()])
         return None
 
-    def _entries(self, target: Tensor) -> dict[str, Tensor]:
+    def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
         named = named_entries(target, self.task.ignore_index)
         valid = named.sum()
-        return {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
+        entries = {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
+        if target.dim() == 1:  # of pixels it would say little
+            entries["right"] = (named & (predict(full_resolution(logits).detach()) == target)).sum()
+        return entries
 
     def _tags(self) -> list[str]:
         several = sum(part.mined for part in self.parts) > 1
@@ -294,6 +302,12 @@ def _mined(
         raise ValueError(f"rank_by '{rank_by}' is no term of the sum; expected one of {', '.join(whole.names)}")
     index = whole.names.index(rank_by) if rank_by is not None else 0
     return Criterion(task, [PixelTerms(losses, whole.names, reduction, index)], whole.weights)
+
+
+def _at_full_resolution(output: Logits | Output) -> Logits | Output:
+    if isinstance(output, Output):
+        return output._replace(logits=full_resolution(output.logits))
+    return full_resolution(output)
 
 
 def _ratio(total: float, count: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
+from segtrain.losses.upsampling import Logits, by_pixel
 from segtrain.task import Task
 
 _EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
@@ -31,13 +33,13 @@ class Inspection(NamedTuple):
 
 
 def inspect_mining(
-    losses: LossMap, selection: Selection, logits: Tensor, target: Tensor, task: Task, *, over_ranks: bool = False
+    losses: LossMap, selection: Selection, logits: Logits, target: Tensor, task: Task, *, over_ranks: bool = False
 ) -> Inspection:
     """The statistics of a selection that need sorting, labels or predictions. `over_ranks`: every rank calls it."""
     share, valid = selection.share, losses.valid
     sums = {"kept": share.sum(), "valid": valid.sum(), "easy": (share * (losses.hardness < _EASY)).sum()}
     if target.shape == valid.shape:
-        sums |= _by_label(losses, share, logits.detach(), target, task)
+        sums |= _by_label(losses, share, logits, target, task)
     flat = torch.cat([one.double().flatten() for one in sums.values()])
     flat = sum_over_ranks(flat) if over_ranks else flat
     totals = dict(zip(sums, torch.split(flat, [one.numel() for one in sums.values()]), strict=True))
@@ -95,13 +97,13 @@ def _spread(mask: Tensor, dim: int, distance: int) -> Tensor:
     return wider
 
 
-def _by_label(losses: LossMap, share: Tensor, logits: Tensor, target: Tensor, task: Task) -> dict[str, Tensor]:
+def _by_label(losses: LossMap, share: Tensor, logits: Logits, target: Tensor, task: Task) -> dict[str, Tensor]:
     """Sums over the batch of this rank."""
     valid = losses.valid.double()
     index = target.long().clamp(0, task.num_classes - 1).flatten()
     zeros = share.new_zeros(task.num_classes)
     sums = {
-        "confident_wrong": (share * _surely_wrong(logits, target, task)).sum(),
+        "confident_wrong": (share * by_pixel(partial(_surely_wrong, task=task), logits, target)).sum(),
         "kept_of": zeros.scatter_add(0, index, share.flatten()),
         "valid_of": zeros.scatter_add(0, index, valid.flatten()),
     }

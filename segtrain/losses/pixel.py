@@ -24,12 +24,13 @@ from segtrain.losses.targets import (
     read_labels,
     shield,
 )
+from segtrain.losses.upsampling import Logits, full_resolution
 
 Spread = Literal["all", "others"]
 
 
 def cross_entropy(
-    logits: Tensor,
+    logits: Logits,
     target: Tensor,
     *,
     weight: Tensor | None = None,
@@ -46,13 +47,13 @@ def cross_entropy(
     smoothing = _share_of_all(label_smoothing, spread, classes)
     if weight is not None:
         check_weight_count(weight, classes)
-        weight = weight.to(full_precision(logits).dtype)
+        weight = weight.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     if is_soft(logits, target):
-        return _soft_cross_entropy(full_precision(logits), target, weight, smoothing)
+        return _soft_cross_entropy(full_precision(full_resolution(logits)), target, weight, smoothing)
     check_shapes(logits, target)
     if (fast := kernels.cross_entropy(logits, target, weight, ignore_index, smoothing)) is not None:
         return LossMap(*fast)
-    logits = full_precision(logits)
+    logits = full_precision(full_resolution(logits))
     labels = read_labels(logits, target, classes, weight, ignore_index)
     log_p = F.log_softmax(shield(logits, labels.valid.unsqueeze(1)), 1)
     surprise = -_at_label(log_p, labels)
@@ -72,7 +73,7 @@ def nll(log_p: Tensor, target: Tensor, *, weight: Tensor | None = None, ignore_i
 
 
 def focal(
-    logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Tensor | None = None, ignore_index: int = 255
+    logits: Logits, target: Tensor, *, gamma: float = 2.0, weight: Tensor | None = None, ignore_index: int = 255
 ) -> LossMap:
     """(1 - p)^γ · CE with p the softmax probability of the label (Lin et al., ICCV 2017), ranked by the CE."""
     check_gamma(gamma)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ class Labels(NamedTuple):
     weight: Tensor  # class weight, 1 without class weights; 0 where not valid
     valid: Tensor  # bool
     spoiled: Tensor  # 1, but NaN where the label is neither a class nor ignored: multiplied in, it marks the loss
+
+
+class Shaped(Protocol):
+    """Logits, or what stands for them."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def dim(self) -> int: ...
 
 
 class _Shield(torch.autograd.Function):
@@ -94,7 +103,7 @@ def check_weight_count(weight: Tensor, num_classes: int) -> None:
         raise ValueError(f"weight has {weight.numel()} entries; expected one for each of the {num_classes} classes")
 
 
-def is_soft(logits: Tensor, target: Tensor) -> bool:
+def is_soft(logits: Shaped, target: Tensor) -> bool:
     """Whether the target holds one number per channel; a float target of any other shape raises ValueError."""
     if target.is_floating_point() and target.shape != logits.shape:
         raise ValueError(
@@ -104,7 +113,7 @@ def is_soft(logits: Tensor, target: Tensor) -> bool:
     return target.is_floating_point()
 
 
-def check_shapes(logits: Tensor, target: Tensor) -> None:
+def check_shapes(logits: Shaped, target: Tensor) -> None:
     """Raise ValueError unless `target` [B, *] holds integer labels for `logits` [B, C, *]."""
     expected = logits.shape[:1] + logits.shape[2:]
     if logits.dim() < 2 or target.shape != expected:

@@ -9,10 +9,11 @@ from typing import NamedTuple, Union
 import torch
 from torch import Tensor, nn
 
-from segtrain.losses.components import Regionwise
+from segtrain.losses.components import Pixelwise, Regionwise
 from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, of_all, reduced
 from segtrain.losses.mining import Mean
 from segtrain.losses.presence import ImagePresence
+from segtrain.losses.upsampling import Logits, Upsampled, full_resolution
 from segtrain.schedule import Schedule
 from segtrain.task import Link, Output, logits_of
 
@@ -63,25 +64,36 @@ class PixelTerms(nn.Module):
         valid = _all_of([weight > 0 for weight in weights])
         return [(weight.double() * valid).sum() for weight in weights]
 
-    def forward(self, output: Tensor | Output, target: Tensor, step: int) -> Part:
+    @property
+    def makes_bands(self) -> bool:
+        """Whether logits may come at low resolution, and are never held at full."""
+        return all(isinstance(loss, Pixelwise) and loss.has_kernel for loss in self.losses)
+
+    def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
         maps, selection = self.select(logits_of(output), target, step)
         sums = [Sums(reduced(one, selection.share), of_all(one)) for one in maps]
         return Part(sums, selection.logs)
 
-    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
-        """The sums over everything valid on this rank."""
-        return [of_all(one) for one in self.maps(logits, target)]
+    def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
+        """The sums over everything valid on this rank, without gradient for logits at low resolution."""
+        if not isinstance(logits, Upsampled) or target.is_floating_point():
+            return [of_all(one) for one in self.maps(full_resolution(logits), target)]
+        bands = [self.plain(band, target[at]) for at, band in logits.bands()]
+        sums = [torch.stack([torch.stack([one.total.double(), one.count]) for one in band]) for band in bands]
+        return [Reduced(total, count) for total, count in torch.stack(sums).sum(0)]
 
-    def maps(self, logits: Tensor, target: Tensor) -> list[LossMap]:
+    def maps(self, logits: Logits, target: Tensor) -> list[LossMap]:
         """One map per loss, with what is valid in all of them."""
-        maps = [loss(logits, target) for loss in self.losses]
+        if not self.makes_bands:
+            logits = full_resolution(logits)
+        maps = [loss(logits, target) for loss in self.losses]  # type: ignore[arg-type]
         if len(maps) == 1:
             return maps
         valid = _all_of([one.valid for one in maps])
         return [_restrict(one, valid) for one in maps]
 
     def select(
-        self, logits: Tensor, target: Tensor, step: int, *, over_ranks: bool = True
+        self, logits: Logits, target: Tensor, step: int, *, over_ranks: bool = True
     ) -> tuple[list[LossMap], Selection]:
         """The maps, and what is kept of them."""
         maps = self.maps(logits, target)
@@ -93,6 +105,7 @@ class RegionTerm(nn.Module):
     """One region loss."""
 
     mined = False
+    makes_bands = False
 
     def __init__(self, loss: Regionwise, name: str) -> None:
         super().__init__()
@@ -109,19 +122,20 @@ class RegionTerm(nn.Module):
     def mass(self, target: Tensor) -> list[Tensor]:
         return [self.loss.mass(target)]
 
-    def forward(self, output: Tensor | Output, target: Tensor, step: int) -> Part:
-        sums = self.loss(logits_of(output), target)
+    def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
+        sums = self.loss(full_resolution(logits_of(output)), target)
         return Part([Sums(sums, sums)], {})
 
-    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+    def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
         """The sums of this batch on this rank."""
-        return [self.loss(logits, target, over_ranks=False)]
+        return [self.loss(full_resolution(logits), target, over_ranks=False)]
 
 
 class ImageTerm(nn.Module):
     """The loss of an image head, whose scores a model gives in training only."""
 
     mined = False
+    makes_bands = True
     link = None  # it does not read the logits of the pixels
 
     def __init__(self, loss: ImagePresence, name: str) -> None:
@@ -135,7 +149,7 @@ class ImageTerm(nn.Module):
     def mass(self, target: Tensor) -> list[Tensor]:
         return [self.loss.mass(target)]
 
-    def forward(self, output: Tensor | Output, target: Tensor, step: int) -> Part:
+    def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
         if not isinstance(output, Output):
             raise ValueError(
                 f"{self.loss.name} reads the scores of an image head, which this model does not have; expected an "
@@ -144,7 +158,7 @@ class ImageTerm(nn.Module):
         sums = self.loss(output.image, target)
         return Part([Sums(sums, sums)], {})
 
-    def plain(self, logits: Tensor, target: Tensor) -> list[Reduced]:
+    def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
         """Nothing: in evaluation there are no scores of images."""
         nothing = torch.zeros((), dtype=torch.float64, device=logits.device)
         return [Reduced(nothing, nothing)]

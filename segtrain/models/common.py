@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segtrain.checkpoint import read_weights
 from segtrain.errors import CheckpointError
+from segtrain.losses.upsampling import Logits, Upsampled
 from segtrain.task import Output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -39,7 +40,7 @@ class ImageModel(nn.Module):
     weights it started from. Images are padded with their mean, at the right and below, to a multiple of `multiple` and
     at least `smallest`; the logits are cropped back (a view). Name the part of `net` that is its `encoder`, or the
     `head` where all else is. With `has_image_head` the network gives (logits, scores of the image), and so does this in
-    training.
+    training. `upsampling` is the bilinear one that the logits of `net` still lack, see `upsampling_deferred`.
     """
 
     mean: Tensor
@@ -55,6 +56,7 @@ class ImageModel(nn.Module):
         head: str | None = None,
         multiple: int = 1,
         smallest: int = 1,
+        upsampling: nn.Upsample | None = None,
         has_image_head: bool = False,
     ) -> None:
         super().__init__()
@@ -64,14 +66,15 @@ class ImageModel(nn.Module):
         self._encoder, self._head = encoder, head
         self.multiple, self.smallest = multiple, smallest
         self.has_image_head = has_image_head
+        self.upsampling = upsampling
+        self.defers_upsampling = False
 
-    def forward(self, image: Tensor) -> Tensor | Output:
+    def forward(self, image: Tensor) -> Logits | Output:
         """Logits of the images, at their size."""
         height, width = image.shape[-2:]
         pad = (0, self._missing(width), 0, self._missing(height))
         output = self.net(F.pad((image.to(self.mean.dtype) - self.mean) / self.std, pad))
-        logits: Tensor = output[0] if self.has_image_head else output
-        logits = logits[..., :height, :width] if any(pad) else logits
+        logits = self._at_size(output[0] if self.has_image_head else output, (height, width))
         return Output(logits, output[1]) if self.has_image_head and self.training else logits
 
     def in_encoder(self, name: str) -> bool:
@@ -80,9 +83,32 @@ class ImageModel(nn.Module):
             return name.startswith(f"net.{self._encoder}.")
         return not name.startswith(f"net.{self._head}.")
 
+    def _at_size(self, logits: Tensor, size: tuple[int, int]) -> Logits:
+        """Of what the network gives for a padded image, that of the image."""
+        if self.upsampling is not None and self.defers_upsampling:
+            factor = int(self.upsampling.scale_factor)  # type: ignore[arg-type]  # of a head it is one whole number
+            grid = (factor * logits.shape[2], factor * logits.shape[3])
+            return Upsampled(logits, grid, size, bool(self.upsampling.align_corners))
+        if self.upsampling is not None:
+            logits = self.upsampling(logits)
+        return logits[..., : size[0], : size[1]] if logits.dim() > 2 and logits.shape[-2:] != size else logits
+
     def _missing(self, size: int) -> int:
         wanted = max(size, self.smallest)
         return wanted + -wanted % self.multiple - size
+
+
+@contextlib.contextmanager
+def upsampling_deferred(model: nn.Module) -> Iterator[None]:
+    """Within it an ImageModel that ends in an upsampling leaves that to whoever takes its logits, an `Upsampled`."""
+    if not isinstance(model, ImageModel):
+        yield
+        return
+    before, model.defers_upsampling = model.defers_upsampling, True
+    try:
+        yield
+    finally:
+        model.defers_upsampling = before
 
 
 def load_file(module: nn.Module, path: str | Path, key: str, *, new: str | None = None) -> None:

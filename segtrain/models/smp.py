@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 import segmentation_models_pytorch as smp
 import timm
+from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.encoders import encoders as _encoders
 from segmentation_models_pytorch.encoders import get_preprocessing_params
+from torch import nn
 
 from segtrain.errors import did_you_mean
 from segtrain.models.common import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageModel, Pretrained, fetching, load_file
@@ -44,6 +46,7 @@ def encoder_decoder(
     decoder: dict[str, Any] | None = None,
     encoder_options: dict[str, Any] | None = None,
     aux_params: ImageHead | None = None,
+    fuse_upsampling: bool = True,
 ) -> ImageModel:
     """An encoder-decoder of segmentation-models-pytorch.
 
@@ -52,6 +55,8 @@ def encoder_decoder(
     (mostly imagenet), the path of a file, or null. `decoder` holds further arguments of the architecture,
     `encoder_options` those of a timm encoder (img_size for a transformer that is bound to one size). `aux_params` adds
     a head that says which classes occur in the image, for the criterion image_presence; it is not used in evaluation.
+    `fuse_upsampling`: where the head ends in one (fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer), the
+    losses make full resolution by bands of rows, as far as they can, and never hold the logits in full.
     """
     kind = ARCHITECTURES.get(arch)
     if kind is None:
@@ -80,6 +85,7 @@ def encoder_decoder(
         encoder="encoder",
         multiple=multiple,
         smallest=smallest,
+        upsampling=_last_upsampling(net) if fuse_upsampling else None,
         has_image_head=aux_params is not None,
     )
 
@@ -103,6 +109,15 @@ def _built(kind: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Any
     except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{kind.__name__} cannot be built with encoder '{encoder}': {reason}") from error
+
+
+def _last_upsampling(net: Any) -> nn.Upsample | None:
+    """The upsampling that the head ends in, taken out of it; None if there is none."""
+    head = net.segmentation_head
+    if not isinstance(head, SegmentationHead) or not isinstance(head[1], nn.Upsample):
+        return None
+    upsampling, head[1] = head[1], nn.Identity()
+    return upsampling
 
 
 def _sizes(arch: str, encoder: str, stride: int) -> tuple[int, int]:

@@ -42,7 +42,9 @@ def global_batch(step, part):
 def train(overrides, parts):
     """The parameters after 20 steps of this rank's share of the global batches, and what is logged of them."""
     register_components(["tiny_components"])
-    config, source = load(TINY, ["model.double=true", "model.dropout=0", f"train.steps={STEPS}", *overrides])
+    plain = ["model.double=true", "model.dropout=0"]
+    given = [] if any(override.startswith("model=") for override in overrides) else plain
+    config, source = load(TINY, [*given, f"train.steps={STEPS}", *overrides])
     learner = build(config, source, torch.device("cpu")).learner
     rank, world = distributed.rank(), distributed.world_size()
     for step in range(STEPS):
@@ -86,6 +88,16 @@ def test_ranks_train_an_image_head_as_one_process():
     for parameters, theirs in on_ranks(2, train, overrides, 2):
         np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
         assert theirs["train/loss/b"] == pytest.approx(scalars["train/loss/b"], abs=1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_ranks_train_from_logits_at_low_resolution_what_one_process_trains_from_full(strategy):
+    overrides = [f"criterion={CRITERIA['mined']}"]
+    model = "model={name: tiny_upsampled, deferred: %s}"
+    alone, scalars = train([*overrides, model % "false"], 2)
+    for parameters, theirs in on_ranks(2, train, [*overrides, model % "true", f"train.strategy={strategy}"], 2):
+        np.testing.assert_allclose(parameters, alone, rtol=0, atol=1e-12)
+        is_told(theirs, scalars)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -1,7 +1,8 @@
 """Cross entropy on a CPU, one block of pixels after the other, so that every pass but the first reads the cache.
 
 Forward keeps two numbers per pixel, its largest logit and the sum of exponentials below it; backward makes the softmax
-again from the logits, whose gradient is the only thing of their size. Fresh memory costs as much as the arithmetic, so
+again from the logits, whose gradient is the only thing of their size. Of logits at low resolution a block is
+interpolated when it is needed, so nothing has the size of the others. Fresh memory costs as much as the arithmetic, so
 all blocks share their buffers. Plain torch, no compiler.
 """
 
@@ -16,37 +17,43 @@ from torch.autograd.function import once_differentiable
 
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.losses.targets import full_precision, read_labels
+from segtrain.losses.upsampling import Logits, Place, Upsampled
 
 _BLOCK = 1 << 19  # logits per thread: smaller blocks wait for Python, larger ones for memory
-Place = tuple[int, slice]  # an image, and rows of it
 
 
 def cross_entropy(
-    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
+    logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap:
     """Cross entropy of labels [B, H, W] for logits [B, C, H, W]; `smoothing` is spread over all classes."""
+    low, *upsampling = logits if isinstance(logits, Upsampled) else (logits,)
     with torch.autocast(logits.device.type, enabled=False):
-        return PixelMap(*_CrossEntropy.apply(logits, target, weight, ignore_index, smoothing))
+        return PixelMap(*_CrossEntropy.apply(low, target, weight, ignore_index, smoothing, *upsampling))
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
+        ctx: Any,
+        low: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        smoothing: float,
+        *upsampling: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        blocks = _Blocks(logits)
-        classes = logits.shape[1]
+        blocks = _blocks(low, upsampling)
+        classes = low.shape[1]
         value, count, hardness, peak, total = (torch.empty_like(target, dtype=blocks.dtype) for _ in range(5))
         valid = torch.empty_like(target, dtype=torch.bool)
         for at in blocks.places:
-            x = blocks.read(logits, at)
-            torch.amax(x, 0, out=peak[at])
-            labels = read_labels(x[None], target[at][None], classes, weight, ignore_index)
-            safe, counts, is_valid, spoiled = (one[0] for one in labels)
+            x = blocks.read(at)
+            torch.amax(x, 1, out=peak[at])
+            safe, counts, is_valid, spoiled = read_labels(x, target[at], classes, weight, ignore_index)
             x = blocks.below_peak(x, peak[at])
-            surprise = x.gather(0, safe[None])[0]
+            surprise = x.gather(1, safe[:, None])[:, 0]
             others = _weighted_sum(x, weight) if smoothing else None
-            torch.sum(_exp_(x), 0, out=total[at])
+            torch.sum(_exp_(x), 1, out=total[at])
             total[at] *= spoiled
             log_total = total[at].log()
             surprise = log_total - surprise
@@ -56,77 +63,137 @@ class _CrossEntropy(torch.autograd.Function):
                 spread_out = (log_total * (classes if weight is None else weight.sum()) - others) / classes
                 value[at] = (1 - smoothing) * value[at] + torch.where(is_valid, smoothing * spread_out, 0.0)
             count[at], valid[at] = counts, is_valid
-        ctx.save_for_backward(logits, target, weight, peak, total, count)
-        ctx.smoothing = smoothing
+        ctx.save_for_backward(low, target, weight, peak, total, count)
+        ctx.smoothing, ctx.upsampling = smoothing, upsampling
         ctx.mark_non_differentiable(count, hardness, valid)
         return value, count, hardness, valid
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None, None]:
-        logits, target, weight, peak, total, count = ctx.saved_tensors
-        gradient = torch.zeros_like(logits)  # touched in one go: page faults in the order of blocks take longer
-        blocks = _Blocks(logits)
-        classes, smoothing = logits.shape[1], ctx.smoothing
+    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        low, target, weight, peak, total, count = ctx.saved_tensors
+        blocks = _blocks(low, ctx.upsampling)
+        blocks.start_gradient()
+        classes, smoothing = low.shape[1], ctx.smoothing
         for at in blocks.places:
             share = torch.where(count[at] == 0, 0.0, slope[at])
             if not share.any():
                 continue
-            e = blocks.below_peak(blocks.read(logits, at), peak[at])
+            e = blocks.below_peak(blocks.read(at), peak[at])
             _exp_(e)
             of_label = total[at]
             if smoothing:
                 per_class = torch.ones(classes, dtype=e.dtype) if weight is None else weight
                 of_label = (1 - smoothing) * count[at] * total[at]
-                e.mul_((1 - smoothing) * count[at] + smoothing * per_class.mean())
-                e.addcmul_(per_class.view(-1, 1, 1), total[at], value=-smoothing / classes)
+                e.mul_(((1 - smoothing) * count[at] + smoothing * per_class.mean())[:, None])
+                e.addcmul_(per_class.view(-1, 1, 1), total[at][:, None], value=-smoothing / classes)
             else:
                 share = share * count[at]
-            e.scatter_add_(0, target[at].long().clamp(0, classes - 1)[None], of_label.neg()[None])
+            e.scatter_add_(1, target[at].long().clamp(0, classes - 1)[:, None], of_label.neg()[:, None])
             untouched = share == 0
             if (spoiled := untouched & total[at].isnan()).any():
-                e.masked_fill_(spoiled, 0.0)
-            blocks.write(gradient, at, e, torch.where(untouched, 0.0, share / total[at]))
-        return gradient, None, None, None, None
+                e.masked_fill_(spoiled[:, None], 0.0)
+            blocks.write(at, e, torch.where(untouched, 0.0, share / total[at])[:, None])
+        return (blocks.gradient.to(low.dtype), *[None] * (4 + len(ctx.upsampling)))
 
 
-class _Blocks:
-    """Slabs of rows of logits [B, C, H, W], and the buffers that all of them share."""
+class _Full:
+    """Blocks of logits [B, C, H, W], rows of an image or a few small images, and the buffers that all of them share."""
+
+    gradient: Tensor
 
     def __init__(self, logits: Tensor) -> None:
-        images, classes, height, width = logits.shape
-        rows = min(height, max(1, _BLOCK * torch.get_num_threads() // max(1, classes * width)))
-        self.places: list[Place] = [
-            (image, slice(top, min(top + rows, height))) for image in range(images) for top in range(0, height, rows)
-        ]
+        self.logits = logits
         self.dtype = full_precision(logits[:0]).dtype
+        self.places, size = _places(logits.shape)
         # torch transposes matrices well, and reads anything else with large strides badly
-        self._by_pixel = classes > 1 and logits.is_contiguous(memory_format=torch.channels_last)
+        self._by_pixel = logits.shape[1] > 1 and logits.is_contiguous(memory_format=torch.channels_last)
         self._direct = logits.dtype == self.dtype and not self._by_pixel
-        size = classes * rows * width
         self._work = logits.new_empty(size, dtype=self.dtype)
         self._copy = logits.new_empty(0 if self._direct else size, dtype=self.dtype)
 
-    def read(self, logits: Tensor, at: Place) -> Tensor:
-        """[C, R, W] of the rows in full precision."""
-        rows = logits[at[0], :, at[1]]
+    def read(self, at: Place) -> Tensor:
+        """[b, C, R, W] of the rows in full precision."""
+        rows = self.logits[at[0], :, at[1]]
         if self._direct:
             return rows
         block = self._copy[: rows.numel()].view(rows.shape)
-        block.flatten(1).copy_(rows.flatten(1)) if self._by_pixel else block.copy_(rows)
+        if not self._by_pixel:
+            return block.copy_(rows)
+        for one, other in zip(block, rows, strict=True):
+            one.flatten(1).copy_(other.flatten(1))
         return block
 
     def below_peak(self, x: Tensor, peak: Tensor) -> Tensor:
         """x - peak, in a buffer that the next block will take over."""
-        return torch.sub(x, peak, out=self._work[: x.numel()].view(x.shape))
+        return torch.sub(x, peak[:, None], out=self._work[: x.numel()].view(x.shape))
 
-    def write(self, gradient: Tensor, at: Place, block: Tensor, factor: Tensor) -> None:
+    def start_gradient(self) -> None:
+        self.gradient = torch.zeros_like(self.logits)  # touched in one go: faults in the order of blocks take longer
+
+    def write(self, at: Place, block: Tensor, factor: Tensor) -> None:
         """Put a block, times a factor per pixel, where `read` found its logits."""
-        rows = gradient[at[0], :, at[1]]
-        if self._by_pixel:
-            rows.flatten(1).t().copy_(block.mul_(factor).flatten(1).t())
-        else:
+        rows = self.gradient[at[0], :, at[1]]
+        if not self._by_pixel:
             torch.mul(block, factor, out=rows)
+            return
+        for one, other in zip(rows, block.mul_(factor), strict=True):
+            one.flatten(1).t().copy_(other.flatten(1).t())
+
+
+class _Interpolated:
+    """The same for logits that are interpolated when a block of them is read; the gradient is that of the fewer."""
+
+    gradient: Tensor
+
+    def __init__(self, logits: Upsampled) -> None:
+        self.logits = logits
+        self.dtype = full_precision(logits.low[:0]).dtype
+        self.places, size = _places(logits.shape)
+        height, width = logits.low.shape[2:]
+        self._down, self._across = logits.taps(0).matrix(height), logits.taps(1).matrix(width)
+        self._work = logits.low.new_empty(size, dtype=self.dtype)
+
+    def read(self, at: Place) -> Tensor:
+        """[b, C, R, W] of the rows in full precision; `below_peak` overwrites them."""
+        source = self.logits.source(at[1])
+        low = self.logits.low[at[0], :, source].to(self.dtype)
+        images, classes, rows, width = low.shape
+        wide = (low.reshape(-1, width) @ self._across.t()).view(images * classes, rows, -1)
+        down = self._down[at[1], source].expand(images * classes, -1, -1)
+        block = self._work[: images * classes * down.shape[1] * wide.shape[2]]
+        block = block.view(images * classes, down.shape[1], wide.shape[2])
+        return torch.bmm(down, wide, out=block).view(images, classes, *block.shape[1:])
+
+    def below_peak(self, x: Tensor, peak: Tensor) -> Tensor:
+        return x.sub_(peak[:, None])
+
+    def start_gradient(self) -> None:
+        self.gradient = torch.zeros_like(self.logits.low, dtype=self.dtype, memory_format=torch.contiguous_format)
+
+    def write(self, at: Place, block: Tensor, factor: Tensor) -> None:
+        """Add a block, times a factor per pixel, to the gradients of what `read` made it of."""
+        source = self.logits.source(at[1])
+        block.mul_(factor)
+        images, classes, rows, width = block.shape
+        down = self._down[at[1], source].t().expand(images * classes, -1, -1)
+        narrow = torch.bmm(down, block.view(images * classes, rows, width)).view(-1, width) @ self._across
+        self.gradient[at[0], :, source] += narrow.view(images, classes, -1, narrow.shape[1])
+
+
+def _blocks(low: Tensor, upsampling: tuple[Any, ...]) -> _Full | _Interpolated:
+    return _Interpolated(Upsampled(low, *upsampling)) if upsampling else _Full(low)
+
+
+def _places(shape: torch.Size) -> tuple[list[Place], int]:
+    """The blocks of logits of a shape, and the number of logits in the largest."""
+    images, classes, height, width = shape
+    most, row = _BLOCK * torch.get_num_threads(), max(1, classes * width)
+    rows = min(height, max(1, most // row))
+    some = max(1, most // (row * height)) if rows == height else 1
+    starts = [(image, top) for image in range(0, images, some) for top in range(0, height, rows)]
+    places = [(slice(i, min(i + some, images)), slice(top, min(top + rows, height))) for i, top in starts]
+    return places, min(some, images) * rows * classes * width
 
 
 def _exp_(x: Tensor) -> Tensor:
@@ -136,4 +203,4 @@ def _exp_(x: Tensor) -> Tensor:
 
 def _weighted_sum(x: Tensor, weight: Tensor | None) -> Tensor:
     """Over the classes."""
-    return x.sum(0) if weight is None else torch.mv(x.flatten(1).t(), weight).view(x.shape[1:])
+    return x.sum(1) if weight is None else (weight @ x.flatten(2)).view(x.shape[0], *x.shape[2:])
