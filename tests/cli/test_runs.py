@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.cli.runs import main
-from segtrain.cli.runs_report import page
+from segtrain.cli.runs.report import page
 from segtrain.cli.train import main as train
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"

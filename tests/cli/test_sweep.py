@@ -13,7 +13,7 @@ import pytest
 
 from segtrain.build import register_components
 from segtrain.cli.sweep import main
-from segtrain.cli.sweeping import Sweep, planned
+from segtrain.cli.sweep.sweeping import Sweep, planned
 from segtrain.config import load
 from segtrain.run import RunDirectory
 

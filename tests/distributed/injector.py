@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 from segtrain import checkpoint
-from segtrain.cli import training
-from segtrain.cli.train import main
+from segtrain.cli.train import main, training
 from segtrain.data.feed import Source
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner
