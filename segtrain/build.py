@@ -108,6 +108,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     fast_math(device)
     maker = Maker(source)
     train, val = datasets(config, maker, limits)
+    distributed.require_same("samples in data.train and data.val:", (len(train), len(val)))
     maker.label_counts = cache(lambda: label_counts(train))
     task = train.labels.task(config.task)
     check_monitor(config.monitor, task, source)

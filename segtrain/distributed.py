@@ -141,6 +141,15 @@ def of_all_ranks(value: T, *, patient: bool = False) -> list[T]:
     return values  # type: ignore[return-value]
 
 
+def require_same(what: str, mine: object) -> None:
+    """Raise ConfigError, on all ranks, where they differ in `mine`; every rank calls it."""
+    first, *others = of_all_ranks(mine, patient=True)
+    for number, theirs in enumerate(others, 1):
+        if theirs != first:
+            seen = f"rank {number} has {what} {theirs}, rank 0 has {first}"
+            raise ConfigError(f"{seen}; every machine needs the same files and the same command")
+
+
 def share_buffers(module: nn.Module) -> None:
     """Give every rank the buffers that rank 0 has, such as running means, of which each rank has seen its own."""
     if world_size() > 1:

@@ -37,6 +37,7 @@ class Trained:
     precision: Precision
     step: int
     maker: Maker  # makes whatever else its configuration names
+    best: tuple[str, float, int] | None = None  # the score that was best in the run so far, its value and step
 
 
 def load_trained(
@@ -67,7 +68,9 @@ def load_trained(
         raise CheckpointError(f"{file}: its weights are not those of model {config.model.name}: {reason}") from error
     prepare = [maker.make(transform) for transform in config.data.val_prepare]
     accuracy = precision(config.train.amp, device)
-    return Trained(model.eval(), task, about["link"], config, prepare, accuracy, state["step"], maker)
+    metric, value, at = state.get("best") or ("", 0.0, -1)
+    best = (metric, value, at) if at >= 0 else None
+    return Trained(model.eval(), task, about["link"], config, prepare, accuracy, state["step"], maker, best)
 
 
 def _file(path: Path) -> Path:

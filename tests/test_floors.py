@@ -47,6 +47,7 @@ FLOORS = {
     "history": 0,
     "mistakes": 1,
     "image_scores": 1,
+    "deployed": 2,
     "optim": 1,
     "checkpoint": 1,
     "kept": 1,

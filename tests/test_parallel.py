@@ -117,6 +117,19 @@ def test_a_vote_of_one_is_heard_at_once():
     assert (vote(0), vote(15), vote.finish()) == (0, 15, 0)
 
 
+def built_of_other_files():
+    register_components(["tiny_components"])
+    with pytest.raises(ConfigError) as error:
+        build(*load(TINY, [f"data.train.length={10 - distributed.rank()}"]), CPU)
+    return str(error.value)
+
+
+@ranks
+def test_ranks_that_find_different_numbers_of_samples_do_not_begin():
+    told = "rank 1 has samples in data.train and data.val: (9, 5), rank 0 has (10, 5); every machine needs the same"
+    assert [text.startswith(told) for text in on_ranks(2, built_of_other_files)] == [True, True]
+
+
 def shared_buffers():
     norm = nn.BatchNorm2d(2)
     norm.running_mean += distributed.rank()

@@ -22,8 +22,11 @@ COMMANDS = {
     "mining": "what mining selects at any p, and labels that are probably wrong",
     "val": "validate a trained model, class by class and image by image",
     "predict": "say what a trained model sees in images: label maps, or names",
+    "export": "export a trained model to ONNX, torch.export or safetensors, compared with the model",
     "config": "list, copy, show, check, compare and explain configurations",
     "data": "check, count, show, divide, convert or make up data",
+    "bench": "measure loader, model and step, and say what to change next",
+    "tune": "find a learning rate and a batch size to start with",
     "doctor": "look at the machine and the installation, with remedies",
     "completion": "make a shell complete commands and flags",
 }

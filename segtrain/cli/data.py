@@ -153,4 +153,10 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         parser().error(f"unrecognized arguments: {' '.join(flags or rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
+    if args.command == "convert":  # argparse takes the last word for the folder
+        words = [*args.overrides, str(args.to)]
+        folders = [word for word in words if "=" not in word]
+        if len(folders) != 1:
+            parser().error(f"convert FROM TO key=value: one folder to write into is needed, got {folders}")
+        args.to, args.overrides = Path(folders[0]), [word for word in words if "=" in word]
     return args

@@ -30,6 +30,7 @@ from segtrain.data.paths import some
 from segtrain.data.survey import UNKNOWN, Copies, Raw, Survey, copies
 from segtrain.errors import UserError
 
+LISTED = 20  # missing files
 ROWS = 40  # of a table of values; longer ones leave out what does not occur anyway
 
 
@@ -66,13 +67,12 @@ def _checked(maker: Any, wanted: Any, split: str, args: argparse.Namespace) -> C
     missing = missing_files(maker, wanted)
     for lack in missing:
         if lack.skipped:
-            notes.append(f"{len(lack.each):,} of {lack.total:,} samples lack a file and are left out (missing: skip)")
+            notes.append(f"{_lacking(lack)} and {'is' if len(lack.each) == 1 else 'are'} left out (missing: skip)")
         else:
-            problems += [f"missing: {each}" for each in lack.each]
-            notes.append(
-                f"{len(lack.each):,} of {lack.total:,} samples lack a file; get them, or leave them out with "
-                f"data.{split}.missing: skip"
-            )
+            problems += [f"missing: {each}" for each in lack.each[:LISTED]]
+            if len(lack.each) > LISTED:
+                problems.append(f"missing: {len(lack.each) - LISTED:,} more (--json lists all)")
+            notes.append(f"{_lacking(lack)}; get what lacks, or leave it out with data.{split}.missing: skip")
     try:
         dataset: Dataset = maker.make(lenient(wanted))
     except UserError as error:
@@ -83,6 +83,10 @@ def _checked(maker: Any, wanted: Any, split: str, args: argparse.Namespace) -> C
         problems.append(problem)
     notes += _notes(dataset, seen)
     return Checked(dataset, seen, missing, problems, notes)
+
+
+def _lacking(lack: Missing) -> str:
+    return f"{len(lack.each):,} of {lack.total:,} samples lack{'s' * (len(lack.each) == 1)} a file"
 
 
 def _trained_ids(seen: Survey) -> Iterable[int]:
@@ -98,9 +102,7 @@ def _notes(dataset: Dataset, seen: Survey) -> list[str]:
     if absent and seen.usable:
         notes.append(f"{len(seen.names) - len(absent)} of {len(seen.names)} classes occur; absent: {some(absent, 8)}")
     if seen.unlabelled:
-        notes.append(
-            f"{len(seen.unlabelled):,} samples are ignored as a whole and teach nothing: {some(seen.unlabelled)}"
-        )
+        notes.append(f"ignored as a whole, so that nothing is learnt from it: {some(seen.unlabelled)}")
     if seen.boxes_off:
         notes.append(
             f"the boxes of {len(seen.boxes_off):,} of {seen.usable:,} samples reach out of their images, which seem to "

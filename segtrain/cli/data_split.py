@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.cli.data_common import SPLITS, component, opened, percent, table, workers, write_files
+from segtrain.cli.data_common import SPLITS, component, opened, percent, section, table, workers, write_files
 from segtrain.config import Component, Config
+from segtrain.config.writer import plain_config
 from segtrain.data.dataset import Dataset
 from segtrain.data.division import divided
 from segtrain.data.folder_pairs import by_name
-from segtrain.data.names import safe_names
+from segtrain.data.listed import sample_names
 from segtrain.data.pairs import Pairs
+from segtrain.data.sources import origin
 from segtrain.data.survey import looks
 from segtrain.errors import ConfigError, DataError
 from segtrain.maker import Maker
@@ -37,9 +40,20 @@ def run(args: argparse.Namespace) -> int:
     contents = {name: "".join(f"{line}\n" for line in members).encode() for name, members in lists.items()}
     write_files(args.out, contents, overwrite=args.overwrite)
     print("\n".join(_told(parts, presence, classes, groups)))
-    first = (args.out / "train.txt").absolute()
-    print(f"lists are in {args.out}; to train on them: data.train.files={first}, and so on")
+    print(f"lists are in {args.out}; {_use(config, args)}", end="")
     return 0
+
+
+def _use(config: Config, args: argparse.Namespace) -> str:
+    """How a configuration names the lists: by its own key `files`, or around what was divided."""
+    divided = [component(config, split) for split in args.of.split(",")]
+    lists = {split: str((args.out / f"{split}.txt").absolute()) for split in SPLITS}
+    if all("files" in part.params for part in divided):
+        return f"to train on them: data.train.files={lists['train']}, and so on\n"
+    parts = [plain_config(part) for part in divided]
+    whole = parts[0] if len(parts) == 1 else {"name": "concat", "of": parts}
+    components = {split: {"name": "listed", "files": file, "of": whole} for split, file in lists.items()}
+    return f"to train on them:\n{section(components)}"
 
 
 def _samples(
@@ -54,29 +68,30 @@ def _samples(
         raise ConfigError(
             f"--of {args.of}: the samples lie in {' and '.join(sorted(places))}, but a list is of one: --of train"
         )
-    found = dict[str, npt.NDArray[np.bool_]]()
+    found, images = dict[str, npt.NDArray[np.bool_]](), dict[str, Path | str]()
     for split in wanted:
         part = component(config, split)
         dataset: Dataset = maker.make(part)
         seen = looks(dataset, range(len(dataset)), workers(args) if len(dataset) > 16 else 0)
-        for name, one in zip(_names(part, dataset), seen, strict=True):
+        for i, (name, one) in enumerate(zip(_names(part, dataset), seen, strict=True)):
             if one.pixels is None:
                 raise DataError(*one.errors)
-            found[name] = one.pixels > 0
+            image = origin(dataset, i).image or dataset.path(i)
+            if name in found and images[name] != image:
+                raise DataError(
+                    f"--of {args.of}: {images[name]} and {image} would both be called '{name}' in a list; --of train"
+                )
+            found[name], images[name] = one.pixels > 0, image
     return list(found), np.stack(list(found.values())), dataset.labels.names
 
 
 def _names(part: Component, dataset: Dataset) -> list[str]:
-    """What `files` calls the samples: in folder_pairs the part of their names that image and mask share."""
+    """What lists call the samples: in folder_pairs the part of their names that image and mask share."""
     if part.name == "folder_pairs" and isinstance(dataset, Pairs):
         keys: Mapping[str, Any] = part.params
         known = {path: name for name, path in by_name(dataset.root, _folder(part), keys["image_suffix"]).items()}
         return [known[pair.image] for pair in dataset.pairs]
-    if isinstance(dataset, Pairs):
-        stems = [pair.image.stem for pair in dataset.pairs]
-        if len(set(stems)) == len(stems):
-            return stems
-    return safe_names(dataset)
+    return sample_names(dataset)
 
 
 def _folder(part: Component) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from segtrain.cli.data import SHOWN
 from segtrain.cli.data_common import SPLITS, component, opened, percent, sizes, survey, table, workers
+from segtrain.data.paths import some
 from segtrain.data.survey import Survey
 from segtrain.errors import DataError
 from segtrain.losses.weights import Method, from_labels
@@ -62,7 +63,7 @@ def _told(split: str, seen: Survey, weights: dict[Method, list[float]], kind: Ki
         rows.append([name, *numbers, *(f"{by_class[i]:.4g}" for by_class in weights.values())])
     lines += ["       " + row for row in table(rows, "<" + ">" * (len(rows[0]) - 1))]
     if left_out:
-        lines.append(f"       and {left_out} classes that do not occur")
+        lines.append(f"       left out because they do not occur: {left_out} of the classes")
     mean, deviation = ([f"{value:.1f}" for value in three] for three in (seen.mean, seen.deviation))
     lines.append(f"       RGB mean {', '.join(mean)} · standard deviation {', '.join(deviation)} (of 255)")
     return lines
@@ -70,7 +71,7 @@ def _told(split: str, seen: Survey, weights: dict[Method, list[float]], kind: Ki
 
 def _advice(weights: dict[Method, list[float]], train: Survey) -> str:
     absent = [name for name, count in zip(train.names, train.pixels, strict=True) if not count]
-    note = f" ({len(absent)} classes that do not occur get 1)" if absent else ""
+    note = f" (1 for classes that do not occur: {some(absent)})" if absent else ""
     methods = ", ".join(weights)
     alike = (
         ""

@@ -106,17 +106,27 @@ def _driver() -> str | None:
 def threads() -> Iterator[Finding]:
     """Processors that this process may use, and threads that torch computes with."""
     torch: Any = importlib.import_module("torch")
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed, limit = allowed_processors(), processors()
     quota, used, asked = cpu_quota(), torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    limit = min(allowed, round(quota)) if quota else allowed
     said = f"{_cpu()}: {allowed} processors" + (f", limited to {quota:g} by the container" if quota else "")
     seen = f"{said}; torch computes with {used} threads (OMP_NUM_THREADS={asked or 'not set'})"
-    if used > max(1, limit):
-        yield Finding(NOTE, "threads", f"{seen}, more than can run", f"export OMP_NUM_THREADS={max(1, limit)}")
+    if used > limit:
+        yield Finding(NOTE, "threads", f"{seen}, more than can run", f"export OMP_NUM_THREADS={limit}")
     elif used == 1 < limit and not torch.cuda.is_available():
         yield Finding(NOTE, "threads", seen, f"export OMP_NUM_THREADS={limit}, if training is to have all of them")
     else:
         yield Finding(OK, "threads", seen)
+
+
+def processors() -> int:
+    """Processors that this process may use at a time."""
+    quota = cpu_quota()
+    return max(1, min(allowed_processors(), round(quota))) if quota else allowed_processors()
+
+
+def allowed_processors() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:

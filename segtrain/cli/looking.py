@@ -16,11 +16,12 @@ TTA: Mapping[str, tuple[tuple[float, ...], bool]] = {  # name → scales, flip
 }
 
 
-def add_model(p: argparse.ArgumentParser) -> None:
-    """Which model: --checkpoint, --weights, --device, --import."""
+def add_model(p: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """Which model: --checkpoint, --weights, --import, and --device."""
     p.add_argument("--checkpoint", type=Path, required=True, metavar="PT", help="a checkpoint, or a run's directory")
     p.add_argument("--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: those that chose the best")
-    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
+    if device:
+        p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
     p.add_argument(
         "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
     )

@@ -59,6 +59,8 @@ def camvid(
     folder = find_root(root, split, "{train,val,test}/*.png, {train,val,test}annot/*.png, {train,val,test}.txt")
     images, masks, listing = folder / split, folder / f"{split}annot", folder / f"{split}.txt"
     if listing.is_file():
+        if not read_lines(listing):
+            raise DataError(f"{listing} lists nothing; without the file all images in {images} are taken")
         pairs = [
             Pair(images / image, masks / mask)
             for image, mask in (_names(line, listing) for line in read_lines(listing))

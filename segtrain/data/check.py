@@ -8,7 +8,7 @@ import numpy as np
 
 from segtrain.data.dataset import Dataset
 from segtrain.data.feed import Feed, Key, Source, Workers, num_workers
-from segtrain.data.labels import ranges
+from segtrain.data.labels import OWN_VALUES, ranges
 from segtrain.data.paths import some
 from segtrain.data.transforms import compose
 from segtrain.errors import DataError
@@ -45,7 +45,8 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: W
     if chosen and seen <= {ignored}:
         raise DataError(
             f"label check: all {len(chosen)} sampled masks hold nothing but ignored pixels ({ignored}), so there is "
-            "nothing to learn from; see what they mean and name it in values: {raw value: class}"
+            "nothing to learn from"
+            + ("; see what they mean and name it in values: {raw value: class}" if spec.configured else "")
         )
     if problem := only_the_first_class(dataset, seen, len(chosen)):
         raise DataError(f"label check: {problem}")
@@ -59,10 +60,11 @@ def only_the_first_class(dataset: Dataset, seen: set[int], count: int) -> str | 
     if seen != {0, ignored} or spec.table.get(ignored) != ignored or len(spec.names) == 1:
         return None
     first, second = spec.names[:2]
-    return (
-        f"all {count} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so every valid pixel is "
-        f"class 0 ({first}). If {ignored} means {second}, set values: {{0: {first}, {ignored}: {second}}}"
-    )
+    seen_so = f"all {count} sampled masks hold only {{0, {ignored}}} and {ignored} is ignored, so every valid pixel is "
+    if not spec.configured:
+        return f"{seen_so}class 0 ({first}), which is not this data set. {OWN_VALUES}"
+    cure = f"If {ignored} means {second}, set values: {{0: {first}, {ignored}: {second}}}"
+    return f"{seen_so}class 0 ({first}). {cure}"
 
 
 def look_at(

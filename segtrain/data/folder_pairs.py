@@ -13,6 +13,7 @@ from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
 LOG = logging.getLogger(__name__)
+Partners = tuple[dict[str, Path], str]
 
 
 @DATASETS.register("folder_pairs")
@@ -57,7 +58,8 @@ def folder_pairs(
     wanted = _wanted(files, found, place)
     without = {name for name in wanted if name not in targets or (ignore and name not in valid)}
     if without and missing == "error":
-        raise _unpaired(found, targets, wanted, without, (f"{masks}/", f"{mask_suffix}.*"))
+        ignored = (valid, f"{ignore.replace('{split}', split)}/{{}}{ignore_suffix}.*") if ignore else None
+        raise _unpaired(found, wanted, sorted(without), (targets, f"{masks}/{{}}{mask_suffix}.*"), ignored)
     kept = [Pair(found[name], targets[name], valid.get(name)) for name in wanted if name not in without]
     if not kept:
         raise DataError(
@@ -105,14 +107,19 @@ def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) 
 
 
 def _unpaired(
-    images: dict[str, Path], masks: dict[str, Path], wanted: list[str], without: set[str], around: tuple[str, str]
+    images: dict[str, Path], wanted: list[str], without: list[str], masks: Partners, ignored: Partners | None
 ) -> MissingFilesError:
-    named = [f"{images[name].name} (looked for {around[0]}{name}{around[1]})" for name in sorted(without)]
-    spare = len(masks.keys() - images.keys())
+    """Each partner comes with a pattern of what it would be called."""
+    named, kinds = list[str](), set[str]()
+    for name in without:
+        files, pattern = masks if name not in masks[0] or ignored is None else ignored
+        named.append(f"{images[name].name} (looked for {pattern.format(name)})")
+        kinds.add("mask" if files is masks[0] else "image of what to ignore")
+    spare = len(masks[0].keys() - images.keys())
     others = f"; {spare} masks have no image" if spare else ""
     return MissingFilesError(
-        f"{len(without)} of {len(wanted)} images have no mask: {some(named)}{others}. "
-        "Set missing: skip to leave them out",
+        f"{len(without)} of {len(wanted)} images have no {' or '.join(sorted(kinds, reverse=True))}: "
+        f"{some(named)}{others}. Set missing: skip to leave them out",
         each=named,
         total=len(wanted),
     )

@@ -22,6 +22,7 @@ TO_RGB = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 # Modes of label files. Palette images stay indices; RGBA drops its alpha
 INDICES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
 COLORS = {"RGB", "RGBA", "RGBX"}
+SIGNATURES = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L"}
 
 
@@ -66,9 +67,9 @@ def read_mask(path: Path, content: bytes | None = None, *, window: Window | None
 
     Indices of palette images are kept as they are, except that a GIF in shades of grey gives the shades, because grey
     cannot be saved in it otherwise. 1-bit masks hold 0 and 1. Raises DataError as `read_image` does,
-    and for a JPEG, whose values are not those that were saved.
+    for a JPEG, whose values are not those that were saved, and for several pages or frames, of which one is meant.
     """
-    image = _decoded(path, content)
+    image = _decoded(path, content, one_frame=True)
     if image.format == "JPEG":
         raise DataError(f"{path} is a JPEG: its compression changes label values; export the masks again as PNG")
     if image.format == "GIF" and image.mode == "P" and _is_grey(image):
@@ -98,7 +99,9 @@ def check_sizes(image: Shaped, image_file: str, other: Shaped, other_file: str) 
         raise DataError(f"{image_file} is {sizes}; {cure}: give each image labels of its own size")
 
 
-def _decoded(path: Path, content: bytes | None, max_pixels: int = PIXEL_LIMIT) -> Image.Image:
+def _decoded(
+    path: Path, content: bytes | None, max_pixels: int = PIXEL_LIMIT, *, one_frame: bool = False
+) -> Image.Image:
     """The whole image, decoded strictly; its size is checked from the header before."""
     if content is None and not path.is_file():
         raise DataError(f"{path} {'is a directory, not an image' if path.is_dir() else 'does not exist'}")
@@ -111,9 +114,14 @@ def _decoded(path: Path, content: bytes | None, max_pixels: int = PIXEL_LIMIT) -
             with _opened(path, content, max_pixels) as image:
                 if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
+                frames = getattr(image, "n_frames", 1) if one_frame else 1
+                if frames > 1:
+                    raise DataError(f"{path} has {frames} pages or frames; save the one that belongs to the image")
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 return image
+    except DataError:
+        raise
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{path} has more than {max_pixels // 10**6} million pixels; cut it into tiles (predict.py reads it with "
@@ -152,7 +160,10 @@ def _reason(start: bytes, error: Exception) -> str:
         return "it is a web page, not an image"
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the file itself (git lfs pull)"
-    return "its format is unknown" if "cannot identify" in str(error) else f"{type(error).__name__}: {error}"
+    if "cannot identify" not in str(error):
+        return f"{type(error).__name__}: {error}"
+    known = [name for signature, name in SIGNATURES.items() if start.startswith(signature.lower())]
+    return f"it begins as a {known[0]}, but the rest is damaged or missing" if known else "its format is unknown"
 
 
 def _size(array: Shaped) -> str:

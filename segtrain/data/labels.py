@@ -18,6 +18,7 @@ from segtrain.task import Color, Kind, Task
 IGNORE = 255  # segmentation targets are uint8
 IGNORED_SAMPLE = -100  # classification targets are int64; torch's own default
 IGNORE_NAME = "ignore"  # the word for it in `values` and palettes
+OWN_VALUES = "Files with values of your own are read by name: folder_pairs or manifest"
 VOC_BORDER: Color = (224, 224, 192)  # the colour of PASCAL VOC's index 255
 
 Palette = dict[str, Color] | Literal["voc"]
@@ -37,6 +38,7 @@ class LabelSpec:
     table: Mapping[int, int] = field(default_factory=dict)
     ignore_index: int = IGNORE
     colors: Mapping[Color, int] = field(default_factory=dict)  # of RGB masks: colour → train id
+    configured: bool = False  # by keys of the configuration, which may be changed; else by the layout
 
     def __post_init__(self) -> None:
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -62,7 +64,7 @@ class LabelSpec:
         if mask.ndim == 3:
             raw = mask[..., 0].astype(np.int32) << 16 | mask[..., 1].astype(np.int32) << 8 | mask[..., 2]
             if not self.colors:
-                raise DataError(_no_palette(raw, file))
+                raise DataError(_no_palette(raw, file, configured=self.configured))
             ids: Target = self._color_lut[raw]
         elif mask.dtype == np.uint8:
             raw, ids = mask, np.asarray(cv2.LUT(mask, self._lut), np.uint8)
@@ -107,9 +109,13 @@ class LabelSpec:
         names = [_rgb(value) if in_colors else str(value) for value in values.tolist()]
         held = some([f"{name} ({count} pixels)" for name, count in zip(names, counts, strict=True)], 6)
         if in_colors:
-            return f"{file} holds colours that the palette does not have: {held}; add them to palette"
+            cure = "; add them to palette" if self.configured else "; is it of another data set, or converted?"
+            return f"{file} holds colours that the palette does not have: {held}{cure}"
+        known = f"{file} holds {held}; known are {ranges(self.table)}"
+        if not self.configured:
+            return f"{known}, as this data set has it. Is the file of another one, or converted? {OWN_VALUES}"
         return (
-            f"{file} holds {held}; known are {ranges(self.table)}. {len(self.names)} classes are configured. "
+            f"{known}. {len(self.names)} classes are configured. "
             f"Add the class to names, or map it: values: {{{values[0]}: {IGNORE_NAME}}}"
         )
 
@@ -144,7 +150,7 @@ def given_labels(names: Sequence[str] | None, values: Mapping[int, str] | None, 
     table = values or dict(enumerate(names or [name for name in colors if name != IGNORE_NAME]))
     if not table:
         raise ValueError("the classes are not given; give names: [..], values: {0: ..} or palette: {name: [r, g, b]}")
-    labels = from_values(table, colors)
+    labels = replace(from_values(table, colors), configured=True)
     if palette != "voc":
         return labels
     voc = {color: labels.table[raw] for raw, color in enumerate(made_up_palette(256)) if raw in labels.table}
@@ -179,13 +185,14 @@ def _rgb(code: int) -> str:
     return f"[{code >> 16}, {code >> 8 & 255}, {code & 255}]"
 
 
-def _no_palette(codes: npt.NDArray[np.int32], file: str) -> str:
+def _no_palette(codes: npt.NDArray[np.int32], file: str, *, configured: bool) -> str:
     height, width = codes.shape
     seen = set(np.unique(codes).tolist())
-    cure = "give palette: {name: [r, g, b], …}"
-    if seen <= {red << 16 | green << 8 | blue for red, green, blue in (*made_up_palette(21), VOC_BORDER)}:
-        cure = "all in the VOC palette; set palette: voc"
-    return (
-        f"{file} is RGB ({width}x{height}x3), a class-index image is needed. Distinct colours: {len(seen)}; {cure}, "
-        "or write indices instead of colours"
-    )
+    cure = "give palette: {name: [r, g, b], …}, or write indices instead of colours"
+    if all(code == (code & 255) * 0x010101 for code in seen):
+        cure = "all are grey, so each value was saved three times; save it once, as 8-bit grey"
+    elif not configured:
+        cure = "this data set has indices: is the file of another one, or a picture of the labels?"
+    elif seen <= {red << 16 | green << 8 | blue for red, green, blue in (*made_up_palette(21), VOC_BORDER)}:
+        cure = "all in the VOC palette; set palette: voc, or write indices instead of colours"
+    return f"{file} is RGB ({width}x{height}x3), a class-index image is needed. Distinct colours: {len(seen)}; {cure}"

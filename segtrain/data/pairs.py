@@ -106,7 +106,7 @@ def existing_pairs(
     if lacking and missing == "error":
         named = [f"{name_in(root, pair.image)} (looked for {name_in(root, gone[pair][0])})" for pair in lacking]
         raise MissingFilesError(
-            f"{root}: {len(lacking)} of {len(every)} samples lack a file: {some(named)}. "
+            f"{root}: {len(lacking)} of {len(every)} samples lack{'s' * (len(lacking) == 1)} a file: {some(named)}. "
             "Set missing: skip to leave them out",
             each=named,
             total=len(every),

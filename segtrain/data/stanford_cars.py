@@ -14,7 +14,7 @@ from pydantic import Field
 from scipy.io import loadmat
 
 from segtrain.data.labelled import Box, Labelled, LabelledImages, existing_images
-from segtrain.data.paths import Missing, find_root
+from segtrain.data.paths import Missing, find_root, found_in
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 
@@ -75,6 +75,8 @@ def _box(row: Row) -> Box | None:
 
 
 def _read(file: Path, variable: str) -> npt.NDArray[Any]:
+    if not file.is_file():
+        raise DataError(f"{file} does not exist; it belongs to the devkit of the data set. {found_in(file.parent)}")
     try:
         return np.asarray(loadmat(file, squeeze_me=True)[variable])
     except Exception as error:  # scipy raises anything for files that are none of Matlab's

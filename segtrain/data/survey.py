@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -71,8 +72,10 @@ def form(file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        with Image.open(file) as image:
-            return f"{image.format} {image.mode}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as image:
+                return f"{image.format} {image.mode}"
     except Exception:  # whatever is wrong with the file is told by reading it
         return "MAT" if file.suffix == ".mat" else f"unreadable {file.suffix}"
 

@@ -1,6 +1,7 @@
 """The data command on small sets, whole and broken in every way that people break them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,7 @@ class TestCheck:
             "000003.png is 10x10",
             "000004.png holds 77 (5 pixels); known are 0..6, 255",
             "missing: 000005.png (looked for masks/train/000005.*)",
-            "leave them out with data.train.missing: skip",
+            "leave it out with data.train.missing: skip",
             "5 not usable",
             "bad    6 problems",
         ):
@@ -148,7 +149,7 @@ class TestCheck:
         Path("set/masks/train/000003.png").unlink()
         code, out, _ = told("check", config, "data.train.missing=skip")
         assert code == 0
-        assert "1 of 6 samples lack a file and are left out" in out
+        assert "1 of 6 samples lacks a file and is left out" in out
 
     def test_a_split_that_cannot_be_made_does_not_hide_the_other(self, told, config):
         code, out, _ = told("check", config, "data.train.root=nowhere")
@@ -244,6 +245,26 @@ class TestSplit:
         assert (code, out.count("3 samples, all read")) == (0, 2)
         assert "exists; give another --out" in told("split", config, "--of", "train", "--out", "lists")[2]
 
+    def test_lists_of_any_data_set_are_read_by_listed(self, told, in_tmp):
+        assert told("synth", "--layout", "camvid", "--out", "set", "--n", 8, "--size", "24x32")[0] == 0
+        config = as_config("set/data.yaml", "config.yaml")
+        code, out, err = told("split", config, "--ratio", "0.6,0.4", "--out", "lists")
+        assert code == 0, err
+        Path("lists.yaml").write_text(out[out.index("data:") :])
+        code, out, err = told("check", as_config("lists.yaml", "new.yaml"))
+        assert (code, out.count("samples, all read")) == (0, 2), out + err
+        first, second = (Path("lists", f"{split}.txt").read_text().split() for split in ("train", "val"))
+        assert (len(first), len(second), len({*first} & {*second})) == (6, 4, 0)
+
+    def test_samples_of_one_name_in_several_splits_are_not_mixed_up(self, told, in_tmp):
+        assert told("synth", "--layout", "image_folder", "--out", "set", "--n", 8, "--size", "24x32")[0] == 0
+        config = as_config("set/data.yaml", "config.yaml", "classification")
+        shutil.rmtree("set/val")
+        shutil.copytree("set/train", "set/val")
+        code, _, err = told("split", config, "--out", "lists")
+        assert (code, "would both be called" in err) == (2, True)
+        assert told("split", config, "--of", "train", "--ratio", "0.5,0.5", "--out", "lists")[0] == 0
+
     def test_groups(self, told, config):
         for kind in ("images", "masks"):
             for path in Path(f"set/{kind}/train").iterdir():
@@ -260,6 +281,12 @@ class TestSplit:
 
 
 class TestConvert:
+    def test_changes_may_stand_after_the_folder(self, told, config):
+        assert told("convert", config, "new", "data.workers=0", "data.batch_size=1")[0] == 0
+        assert Path("new/data.yaml").exists()
+        with pytest.raises(SystemExit):
+            told("convert", config, "new", "other")
+
     @pytest.mark.parametrize("layout", ["folder_pairs", "shards"])
     def test_samples_stay_what_they_are(self, told, config, layout):
         code, out, err = told("convert", config, "new", "--to", layout)

@@ -41,7 +41,7 @@ def test_lists_count_by_file_names_and_in_their_order(root: Path, line: str):
 def test_what_is_wrong_is_said(root: Path):
     (root / "train.txt").write_text("train/a.png trainannot/a.png\ntrain/z.png trainannot/z.png\n")
     with pytest.raises(
-        DataError, match=r"1 of 2 samples lack a file: train/z\.png \(looked for train/z\.png\)\. Set missing: skip"
+        DataError, match=r"1 of 2 samples lacks a file: train/z\.png \(looked for train/z\.png\)\. Set missing: skip"
     ):
         camvid(root=root, split="train")
     assert len(camvid(root=root, split="train", missing="skip")) == 1
@@ -60,9 +60,16 @@ def test_a_split_without_images_is_an_error(root: Path):
 def test_a_label_beyond_void_is_an_error(root: Path, save):
     save("CamVid/trainannot/b.png", np.array([[0, 12, 255]], np.uint8))
     with pytest.raises(
-        DataError, match=r"trainannot/b\.png holds 12 \(1 pixels\), 255 \(1 pixels\); known are 0\.\.11\."
-    ):
+        DataError, match=r"trainannot/b\.png holds 12 \(1 pixels\), 255 \(1 pixels\); known are 0\.\.11, as"
+    ) as caught:
         check_labels(camvid(root=root, split="train"))
+    assert "values: {" not in str(caught.value), "camvid has no such key"
+
+
+def test_a_list_of_nothing_is_said(root: Path):
+    (root / "train.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"train\.txt lists nothing; without the file all images"):
+        camvid(root=root, split="train")
 
 
 def test_the_real_one(real_data: Path):

@@ -95,6 +95,18 @@ def test_masks_that_are_missing_are_counted_and_named(root: Path):
     assert len(folder_pairs(root=root, names=NAMES, missing="skip")) == 3
 
 
+def test_what_is_missing_is_named_by_its_kind(root: Path):
+    (root / "valid" / "train" / "city").mkdir(parents=True)
+    for file in (root / "masks" / "train").rglob("*.png"):
+        Image.new("L", (2, 2), 255).save(root / "valid" / "train" / "city" / f"{file.stem}_v.png")
+    keys = {"root": root, "names": NAMES, "ignore": "valid/{split}", "ignore_suffix": "_v"}
+    assert len(folder_pairs(**keys)) == 4
+    (root / "valid" / "train" / "city" / "001_v.png").unlink()
+    said = r"1 of 4 images have no image of what to ignore: 001\.png \(looked for valid/train/city/001_v\.\*\)"
+    with pytest.raises(DataError, match=said):
+        folder_pairs(**keys)
+
+
 def test_folders_that_are_missing_or_empty_are_said_with_what_is_there(root: Path):
     with pytest.raises(
         DataError, match=r"images/test does not exist\. Expected layout: .*Found in .*data: images/, masks/"

@@ -346,7 +346,7 @@ class TestManifest:
             "a.png,b.png\n": "columns a.png, b.png; needed",
             "image,mask\n": "has a header and no rows",
             'image,mask\n"a,b\n': "cannot be read as CSV",
-            "image,mask\ni/a.png,m/z.png\n": r"1 of 1 samples lack a file: i/a\.png \(looked for m/z\.png\)",
+            "image,mask\ni/a.png,m/z.png\n": r"1 of 1 samples lacks a file: i/a\.png \(looked for m/z\.png\)",
         }.items():
             with pytest.raises(DataError, match=said):
                 manifest(file=write(text), names=["a"])

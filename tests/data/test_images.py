@@ -235,3 +235,22 @@ def test_an_image_with_any_bytes_in_any_place_is_an_array_or_a_data_error(
         position = data.draw(st.integers(0, end - 1))
         content[position : position + 4] = data.draw(st.binary(max_size=8))
     ends_in_an_array_or_a_data_error(tmp_path / "x", bytes(content[: data.draw(st.integers(0, len(content)))]))
+
+
+@pytest.mark.parametrize("name", ["m.gif", "m.tif"])
+def test_labels_of_several_frames_are_refused(tmp_path: Path, name: str):
+    pages = [Image.fromarray(RAMP), Image.fromarray(RAMP[::-1].copy())]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=f"{name} has 2 pages or frames; save the one that belongs to the image"):
+        read_mask(tmp_path / name)
+    assert read_image(tmp_path / name).shape == (6, 8, 3)
+
+
+def test_a_file_of_which_only_the_beginning_is_left_is_not_of_an_unknown_format(tmp_path: Path):
+    path = saved(tmp_path / "a.tif", COLORFUL)
+    path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: it begins as a TIFF, but the rest is damaged"):
+        read_image(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(DataError, match="its format is unknown"):
+        read_image(path)

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from segtrain.data.labels import IGNORE, LabelSpec, from_values, made_up_palette, ranges
+from segtrain.data.labels import IGNORE, LabelSpec, from_values, given_labels, made_up_palette, ranges
 from segtrain.errors import DataError
 
 
@@ -65,13 +65,30 @@ def test_colours_become_train_ids():
 
 
 def test_an_unknown_colour_is_an_error_with_file_colour_and_count():
-    spec = from_values({0: "road", 1: "sky"}, COLORS)
+    spec = given_labels(None, {0: "road", 1: "sky"}, COLORS)
     with pytest.raises(DataError, match=r"m\.png holds colours .*: \[1, 2, 3\] \(2 pixels\); add them to palette"):
         spec.decode(np.array([[[1, 2, 3], [1, 2, 3], [0, 0, 0]]], np.uint8), "m.png")
 
 
+def test_advice_is_of_keys_that_the_data_set_has():
+    layout, own = LabelSpec(("a", "b")), given_labels(["a", "b"], None, None)
+    for mask in (as_mask(0, 9), np.array([[[1, 0, 0]]], np.uint8)):
+        with pytest.raises(DataError) as told:
+            layout.decode(mask, "m.png")
+        assert "values: {" not in str(told.value)
+        assert "palette:" not in str(told.value)
+        with pytest.raises(DataError, match=r"values: \{9: ignore\}|give palette: \{"):
+            own.decode(mask, "m.png")
+
+
+def test_indices_that_were_saved_as_grey_colours_are_recognised():
+    grey = np.repeat(np.array([[[0], [3], [7]]], np.uint8), 3, axis=2)
+    with pytest.raises(DataError, match="all are grey, so each value was saved three times; save it once, as 8-bit"):
+        LabelSpec(("a", "b")).decode(grey, "m.png")
+
+
 def test_colours_without_a_palette_name_the_remedy():
-    spec = LabelSpec(("a", "b"))
+    spec = given_labels(["a", "b"], None, None)
     with pytest.raises(
         DataError, match=r"is RGB \(2x1x3\).* Distinct colours: 2; all in the VOC palette.*palette: voc"
     ):
