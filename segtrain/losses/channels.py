@@ -56,7 +56,7 @@ def bce_with_logits(
     `label_smoothing` ε draws the target to ½: t·(1 - ε) + ε/2. `pos_weight` [C] scales what speaks for a class.
     """
     check_smoothing(label_smoothing)
-    if pos_weight is None and not by_channel and not target.is_floating_point():
+    if pos_weight is None and not by_channel and target.shape != logits.shape and not target.is_floating_point():
         check_shapes(logits, target)
         if weight is not None:
             check_weight_count(weight, max(logits.shape[1], 2))
