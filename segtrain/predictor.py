@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from segtrain.build import register_components
+from segtrain.data.center_crop import CenterCrop
 from segtrain.data.images import PIXEL_LIMIT, read_image, to_rgb
 from segtrain.errors import DataError
 from segtrain.inference import WHOLE, Inference
@@ -75,6 +76,14 @@ class Predictor:
 
         Of a segmentation it must still show all of the image, or no label map could be made of it.
         """
+        val = self.trained.config.data.val
+        if val.name == "center_crop":  # a data set that cuts the images of another one
+            one: Any = [Sample(image, np.array(self.task.ignore_index), name)]
+            image = CenterCrop(one, tuple(val.params["size"]), val.params.get("share", 0.875))[0].image
+        return self.transformed(image, name)
+
+    def transformed(self, image: Pixels, name: str) -> Pixels:
+        """The image, as the validation set gives it, after `data.val_prepare`. Raises DataError naming `name`."""
         sample = Sample(image, np.array(self.task.ignore_index), name)
         rng = np.random.default_rng(0)
         for component, transform in zip(self.trained.config.data.val_prepare, self.trained.prepare, strict=True):

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from segtrain.checkpoint import NO_SPACE
 from segtrain.cli.runs_tables import aligned
 from segtrain.config.shipped import find, folder, names, purpose
 from segtrain.errors import ConfigError
@@ -47,6 +48,8 @@ def cp(args: argparse.Namespace) -> int:
         try:
             replace(path, content.encode())
         except OSError as error:
+            if error.errno in NO_SPACE:
+                raise
             raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place") from error
         print(path)
     command = "sweep" if reference and reference[1] == "config" else "train"

@@ -146,9 +146,7 @@ def examples(model: Trained, args: argparse.Namespace) -> tuple[list[Pixels], st
     predictor = Predictor(model)
     if args.images:
         files = named_files(args.images)[: args.check]
-        return [
-            _bounded(predictor.prepared(read_pixels(file), str(file))) for file in files
-        ], f"{len(files)} images given"
+        return [_bounded(predictor.prepared(read_pixels(file), str(file))) for file in files], "the images given"
     try:
         data: Any = model.maker.make(model.config.data.val)
         samples = [data[index] for index in range(min(args.check, len(data)))]
@@ -156,7 +154,7 @@ def examples(model: Trained, args: argparse.Namespace) -> tuple[list[Pixels], st
     except UserError as error:
         samples = [Scenes("val", args.check, (96, 128), seed=0)[index] for index in range(args.check)]
         where = f"{args.check} made-up scenes, because data.val is not here ({error.messages[0]}); give --images"
-    return [_bounded(predictor.prepared(sample.image, sample.id)) for sample in samples], where
+    return [_bounded(predictor.transformed(sample.image, sample.id)) for sample in samples], where
 
 
 def variants(images: list[Pixels], dynamic: tuple[str, ...], size: tuple[int, int]) -> Iterator[Images]:

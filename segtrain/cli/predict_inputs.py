@@ -16,7 +16,7 @@ from segtrain.data.images import PIXEL_LIMIT
 from segtrain.errors import DataError
 from segtrain.predictor import Pixels, read_pixels
 
-_AHEAD = 16  # images
+_AHEAD = 4  # images; they may be large
 
 
 class Item(NamedTuple):

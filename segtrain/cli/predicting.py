@@ -168,7 +168,7 @@ class Segment(NamedTuple):
 
 
 def _groups(predictor: Predictor, items: Iterator[Item], batch: int) -> Iterator[list[tuple[Item, Pixels | DataError]]]:
-    """Neighbours of one size as prepared and, in a segmentation, as they came; up to `batch` of them."""
+    """Neighbours of one size as prepared and, in a segmentation, as they came: up to `batch`, of large ones fewer."""
     group: list[tuple[Item, Pixels | DataError]] = []
     shape: Any = None
     for item in items:
@@ -182,7 +182,9 @@ def _groups(predictor: Predictor, items: Iterator[Item], batch: int) -> Iterator
         form = None
         if not isinstance(image, DataError) and not isinstance(item.image, DataError):
             form = (image.shape, item.image.shape if predictor.task.kind == "segmentation" else ())
-        if group and ((form is not None and shape not in (None, form)) or len(group) == batch):
+        another = form is not None and shape not in (None, form)
+        large = form is not None and len(group) * form[0][0] * form[0][1] >= LARGEST_WHOLE
+        if group and (another or large or len(group) == batch):
             yield group
             group, shape = [], None
         group.append((item, image))

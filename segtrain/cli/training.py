@@ -10,6 +10,7 @@ from segtrain import checkpoint, distributed
 from segtrain.build import Built, Limits, build, load_weights, register_components
 from segtrain.cli.banner import banner
 from segtrain.cli.common import remarks
+from segtrain.cli.config_files import meant
 from segtrain.cli.job import Job, made_from
 from segtrain.config import Config, Source, load
 from segtrain.data.check import check_labels
@@ -58,9 +59,9 @@ def chosen(args: argparse.Namespace, config: Config, source: Source) -> Start:
 
 
 def config_path(args: argparse.Namespace) -> Path:
-    """The configuration that was named, or the one in the run that is resumed."""
+    """The configuration that was named (a file, a run's directory, one that comes along), or that of a resumed run."""
     if args.config is not None:
-        return Path(args.config)
+        return meant(str(args.config))
     resumed = Path(args.resume)
     path = (resumed if resumed.is_dir() else resumed.parent.parent) / "config.yaml"
     if not path.exists():

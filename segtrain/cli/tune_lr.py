@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -29,7 +30,7 @@ from segtrain.writing import replace
 DIVERGED = 3.0  # the loss has left its lowest value this many times behind
 FELL = 0.05  # a loss that has not fallen by this share of its first value has not been learnt from
 _MOST = 0.95  # of the fall: with adaptive optimizers a loss may then stay where it is for decades
-_SAFE = 10.0  # the suggestion is this many times below the rate at which most of the fall is done
+_SAFE = 3.0  # the suggestion is this many times below the rate at which most of the fall is done
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,10 @@ def told(curve: Curve, high: float, configured: float) -> Iterator[str]:
     if curve.diverged is None and curve.rates.index(curve.fallen) >= 0.9 * len(curve.rates):
         yield f"{'note':12}the loss was still falling at the largest rate; a larger --max says more"
     yield (
-        f"{'suggestion':12}optimizer.lr={curve.suggestion:.1e}, a tenth of {curve.fallen:.1e}, where {_MOST:.0%} of "
+        f"{'suggestion':12}optimizer.lr={curve.suggestion:.1e}, a third of {curve.fallen:.1e}, where {_MOST:.0%} of "
         f"the fall is done (fastest at {curve.steepest:.1e}); the configuration has {configured:.1e}"
     )
-    yield f"{'':12}the peak of a schedule; nothing has been changed"
+    yield f"{'':12}the peak of a schedule, to be tried against three times as much; nothing has been changed"
 
 
 def plot(curve: Curve, title: str) -> str:
@@ -173,5 +174,8 @@ def _writable(out: Path, overwrite: bool) -> None:
     """Raise ConfigError now rather than after the test."""
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; give another --out, or --overwrite to replace it")
-    if out.parent.exists() and not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: {out.parent} is no folder")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise ConfigError(f"--out {out}: {above} is no folder")
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"--out {out}: {above} cannot be written to; choose another place")

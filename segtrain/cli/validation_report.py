@@ -47,7 +47,7 @@ def told(report: Report, out: Path) -> list[str]:
     head += f" · data.{report.split}, {report.samples:,} {unit}"
     lines = [f"{head} · {report.way}", result.table()]
     loss = result.scalars["val/loss"]
-    lines[-1] += f"  loss {loss:.4f}" if math.isfinite(loss) else "  loss -"
+    lines.append(f"loss {loss:.4f}" if math.isfinite(loss) else "loss - (nothing was valid)")
     if report.boundary:
         widths = [f"{width} px {mean_of_present(values):.4f}" for width, values in report.boundary.items()]
         lines.append(f"boundary IoU within  {'  '.join(widths)}")

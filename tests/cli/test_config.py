@@ -1,11 +1,13 @@
 """`tools/config.py` as a user meets it."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from segtrain.cli.config import main
+from segtrain.cli.training import config_path
 from segtrain.config import load
 from segtrain.config.shipped import names
 
@@ -75,6 +77,9 @@ def test_a_name_or_the_directory_of_a_run_stand_for_their_file(in_tmp, capsys):
     assert "optimizer.lr" not in differing
     assert "criterion.top_p" in told(capsys, "diff", "ce", "bootstrap")
     assert "folder without a config.yaml" in refused(capsys, "show", ".")
+    named = [config_path(Namespace(config=Path(text))) for text in ("run", "camvid", "sweeps/mining_scenes", "my.yaml")]
+    assert [path.name for path in named] == ["config.yaml", "camvid.yaml", "mining_scenes.yaml", "my.yaml"]
+    assert all(path.exists() for path in named[:3])
 
 
 def test_check_tells_all_mistakes_of_all_files_and_goes_on_after_one(in_tmp, capsys):

@@ -82,7 +82,7 @@ def test_images_can_be_given_and_where_they_are_from_is_told(trained, in_tmp, ca
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("model.safetensors ")
     assert "100 % of the decisions agree" in told[0]
-    assert told[1:] == ["compared on 1 images given", "written to out"]
+    assert told[1:] == ["compared on the images given", "written to out"]
 
 
 def test_the_model_card_says_what_one_has_to_know(trained, in_tmp):

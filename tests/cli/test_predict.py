@@ -122,6 +122,19 @@ def test_answers_that_are_there_are_never_overwritten_unless_told(run, capsys):
     assert len(answers()) == 4
 
 
+def test_the_answers_are_those_of_validation_where_its_data_set_cuts_images(colors, classifier):
+    cut = "data.val={name: center_crop, of: {name: image_folder, root: colors, split: val}, size: [16, 16], share: 0.5}"
+    arguments = ["--config", str(HERE / "tiny_classifier.yaml"), "--run-dir", "run", cut, "data.val_prepare=[]"]
+    assert train([*OURS, *arguments, "--quiet"]) == 0
+    assert ask("colors/val", "--topk", 3, "--quiet") == 0
+    model, said = load_trained(Path("run"), torch.device("cpu")).model, {row["image"]: row for row in answers()}
+    for loaded in classifier(cut, "data.val_prepare=[]").evaluator.loader:
+        with torch.no_grad():
+            best = model(loaded.image).softmax(1).amax(1)
+        for name, share in zip(loaded.ids, best.tolist(), strict=True):
+            assert float(said[f"colors/{name}"]["probability_1"]) == pytest.approx(share, abs=2e-6)
+
+
 def test_a_classifier_looks_at_mirror_images_too(run):
     for way in ("none", "flip", "ms"):
         assert ask("colors/val", "--quiet", "--tta", way, "--out", way) == 0
