@@ -100,7 +100,7 @@ class Inference:
                 band[:, :, : rest.shape[2]] += rest
             end = tops[index + 1] - top if index + 1 < len(tops) else h
             yield band[:, :, :end]
-            rest = band[:, :, end:]
+            rest = band[:, :, end:].clone()  # a view would keep all of the band
 
     def _views(self, net: Net, image: Tensor) -> Tensor:
         """The mean of the logits over the views, at the size of `image`."""
