@@ -30,7 +30,8 @@ from segtrain.data.paths import some
 from segtrain.data.survey import UNKNOWN, Copies, Raw, Survey, copies
 from segtrain.errors import UserError
 
-LISTED = 20  # missing files
+LISTED = 20  # missing files that are printed
+MISSING = "missing: "
 ROWS = 40  # of a table of values; longer ones leave out what does not occur anyway
 
 
@@ -69,9 +70,7 @@ def _checked(maker: Any, wanted: Any, split: str, args: argparse.Namespace) -> C
         if lack.skipped:
             notes.append(f"{_lacking(lack)} and {'is' if len(lack.each) == 1 else 'are'} left out (missing: skip)")
         else:
-            problems += [f"missing: {each}" for each in lack.each[:LISTED]]
-            if len(lack.each) > LISTED:
-                problems.append(f"missing: {len(lack.each) - LISTED:,} more (--json lists all)")
+            problems += [f"{MISSING}{each}" for each in lack.each]
             notes.append(f"{_lacking(lack)}; get what lacks, or leave it out with data.{split}.missing: skip")
     try:
         dataset: Dataset = maker.make(lenient(wanted))
@@ -208,7 +207,12 @@ def _name(dataset: Dataset, train: int) -> str:
 def _verdict(splits: Mapping[str, Checked], seconds: float) -> list[str]:
     problems = [(split, problem) for split, one in splits.items() for problem in one.problems]
     read = sum(one.survey.read for one in splits.values() if one.survey is not None)
-    lines = [f"wrong  {split}: {problem}" for split, problem in problems]
+    lines = list[str]()
+    for split, one in splits.items():
+        missing = [problem for problem in one.problems if problem.startswith(MISSING)]
+        rest = one.problems[len(missing) :]  # missing files come first
+        more = [f"{MISSING}{len(missing) - LISTED:,} more (--json lists all)"] if len(missing) > LISTED else []
+        lines += [f"wrong  {split}: {problem}" for problem in (*missing[:LISTED], *more, *rest)]
     found = f"{len(problems):,} problems" if len(problems) > 1 else "1 problem" if problems else "no problem found"
     return [*lines, f"{'bad' if problems else 'ok':7}{found} in {read:,} samples, {seconds:.1f} s"]
 

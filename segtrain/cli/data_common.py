@@ -110,8 +110,9 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; nothing is overwritten: name a new folder, or remove this one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
     try:
         yield unfinished
         unfinished.chmod(0o777 & ~_umask())
@@ -128,7 +129,8 @@ def write_files(folder: Path, contents: dict[str, bytes], *, overwrite: bool) ->
     there = [name for name in contents if (folder / name).exists()]
     if there and not overwrite:
         raise DataError(f"{folder / there[0]} exists; give another --out, or --overwrite to replace it")
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         unfinished = folder / f".{name}-unfinished-{os.getpid()}"
         try:
@@ -137,6 +139,15 @@ def write_files(folder: Path, contents: dict[str, bytes], *, overwrite: bool) ->
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Around the making of folders. Raises DataError where that is not possible."""
+    try:
+        yield
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise DataError(f"{out} cannot be made: {error.strerror}: {error.filename}; name another folder") from error
 
 
 def _umask() -> int:
@@ -148,7 +159,14 @@ def _umask() -> int:
 def section(components: dict[str, dict[str, Any]]) -> str:
     """The data sets as the section of a configuration."""
     keys = {"data": components}
-    return str(yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120))
+    return str(yaml.dump(keys, Dumper=_Plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120))
+
+
+class _Plain(yaml.SafeDumper):
+    """Repeats what occurs twice: configurations have no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def watch(samples: Iterable[Any], total: int | None = None) -> Any:

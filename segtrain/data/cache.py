@@ -59,4 +59,8 @@ def cached(*, of: Annotated[Dataset, DATASETS], folder: Path) -> Cached:
     The files are found by the names of the samples and the labels. After a change of the images themselves, delete the
     folder.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made: {error.strerror}; give cached another folder") from error
     return Cached(of, folder)

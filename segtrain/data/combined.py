@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import warnings
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
@@ -23,6 +23,7 @@ from segtrain.errors import DataError, did_you_mean
 from segtrain.registry import DATASETS
 from segtrain.task import Kind, Sample
 
+LOG = logging.getLogger(__name__)
 Inner = Annotated[Dataset, DATASETS]
 
 
@@ -187,5 +188,5 @@ def readable(*, of: Inner, max_bad: Annotated[int, Field(ge=0)] = 10, workers: W
     told = [f"{len(errors)} of {len(of)} samples cannot be used:", *(str(error) for error in errors.values())]
     if len(errors) > max_bad:
         raise DataError(*told[: max_bad + 2], f"max_bad: {max_bad} allows no more; mend them, or allow {len(errors)}")
-    warnings.warn("\n".join(told) + "\nThey are left out.", stacklevel=2)
+    LOG.warning("%s", "\n".join([*told, "They are left out."]))
     return Part(of, tuple(i for i in range(len(of)) if i not in errors))

@@ -78,12 +78,31 @@ def _weights(rows: list[dict[str, str]], file: Path) -> list[float]:
 def _rows(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True, strict=True)
-            rows, columns = list(reader), list(reader.fieldnames or ())
+            table = csv.reader(lines, skipinitialspace=True, strict=True)
+            columns = next(table, [])
+            cells = [(table.line_num, row) for row in table if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as CSV: {error}") from error
+    needed = "needed are image and one of mask and label, in a first line such as image,mask,split"
+    if not columns:
+        raise DataError(f"{file} is empty; {needed}")
     if "image" not in columns or ("mask" in columns) == ("label" in columns):
-        raise DataError(f"{file} has the columns {', '.join(columns)}; needed are image and one of mask and label")
-    if not rows:
+        raise DataError(f"{file} has the columns {', '.join(columns)}; {needed}, separated by commas")
+    if twice := [column for column in columns if columns.count(column) > 1]:
+        raise DataError(f"{file} has several columns called {twice[0]}; which one is meant? Rename the others")
+    if not cells:
         raise DataError(f"{file} has a header and no rows")
-    return rows
+    return [_row(file, line, columns, row) for line, row in cells]
+
+
+def _row(file: Path, line: int, columns: list[str], cells: list[str]) -> dict[str, str]:
+    if len(cells) != len(columns):
+        raise DataError(
+            f"{file}:{line} has {len(cells)} cells, the header has {len(columns)}: {some(cells, 8)}; a comma within a "
+            'cell needs quotes: "a, b.png"'
+        )
+    row = dict(zip(columns, cells, strict=True))
+    for column in ("image", "mask", "label"):
+        if row.get(column) == "":
+            raise DataError(f"{file}:{line} has no {column}; leave the row out, or fill it in")
+    return row

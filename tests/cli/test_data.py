@@ -151,6 +151,17 @@ class TestCheck:
         assert code == 0
         assert "1 of 6 samples lacks a file and is left out" in out
 
+    def test_many_missing_files_are_counted_and_not_all_printed(self, told, in_tmp):
+        assert told("synth", "--out", "set", "--n", 30, "--size", "16x16")[0] == 0
+        for mask in list(Path("set/masks/train").iterdir())[:25]:
+            mask.unlink()
+        code, out, _ = told("check", as_config("set/data.yaml", "config.yaml"))
+        assert (code, out.count("missing: 0000")) == (2, 20)
+        assert "missing: 5 more (--json lists all)" in out
+        assert "bad    25 problems" in out
+        report = json.loads(told("check", "config.yaml", "--json")[1])
+        assert len(report["splits"]["train"]["problems"]) == 25
+
     def test_a_split_that_cannot_be_made_does_not_hide_the_other(self, told, config):
         code, out, _ = told("check", config, "data.train.root=nowhere")
         assert code == 2
@@ -250,6 +261,7 @@ class TestSplit:
         config = as_config("set/data.yaml", "config.yaml")
         code, out, err = told("split", config, "--ratio", "0.6,0.4", "--out", "lists")
         assert code == 0, err
+        assert "&" not in out, "configurations have no aliases"
         Path("lists.yaml").write_text(out[out.index("data:") :])
         code, out, err = told("check", as_config("lists.yaml", "new.yaml"))
         assert (code, out.count("samples, all read")) == (0, 2), out + err
@@ -281,6 +293,13 @@ class TestSplit:
 
 
 class TestConvert:
+    def test_a_folder_that_cannot_be_made_is_said(self, told, config):
+        for arguments in (["convert", config, "set/data.yaml/new"], ["synth", "--out", "set/data.yaml/new"]):
+            code, _, err = told(*arguments)
+            assert (code, "cannot be made: " in err, "Traceback" in err) == (2, True, False)
+        code, _, err = told("split", config, "--of", "train", "--ratio", "0.5,0.5", "--out", "set/data.yaml/new")
+        assert (code, "cannot be made: " in err) == (2, True)
+
     def test_changes_may_stand_after_the_folder(self, told, config):
         assert told("convert", config, "new", "data.workers=0", "data.batch_size=1")[0] == 0
         assert Path("new/data.yaml").exists()

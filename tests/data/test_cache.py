@@ -80,7 +80,12 @@ def test_a_bad_sample_leaves_no_file_and_a_bad_folder_is_named(tmp_path: Path, s
     source = folder_pairs(root=tmp_path, names=["a", "b"])
     with pytest.raises(DataError, match="holds 9"):
         cached(of=source, folder=tmp_path / "cache")[0]
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").iterdir())
     (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file cannot be made: .*give cached another folder"):
+        cached(of=SOURCE, folder=tmp_path / "file")
+    lost = cached(of=SOURCE, folder=tmp_path / "lost")
+    (tmp_path / "lost").rmdir()
+    (tmp_path / "lost").touch()
     with pytest.raises(DataError, match=r"cannot be written: .*give cached another folder"):
-        cached(of=SOURCE, folder=tmp_path / "file")[0]
+        lost[0]

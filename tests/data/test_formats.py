@@ -345,6 +345,12 @@ class TestManifest:
             "image,mask,label\na,b,c\n": "needed are image and one of mask and label",
             "a.png,b.png\n": "columns a.png, b.png; needed",
             "image,mask\n": "has a header and no rows",
+            "": "table.csv is empty; needed are image",
+            "image;mask\na;b\n": "separated by commas",
+            "image,mask,mask\na,b,c\n": "several columns called mask",
+            "image,mask\ni/a.png,m/a.png\n\ni/b.png\n": r"table\.csv:4 has 1 cells, the header has 2",
+            "image,mask\ni/a, b.png,m/a.png\n": r"table\.csv:2 has 3 cells",
+            "image,mask\ni/a.png,\n": r"table\.csv:2 has no mask",
             'image,mask\n"a,b\n': "cannot be read as CSV",
             "image,mask\ni/a.png,m/z.png\n": r"1 of 1 samples lacks a file: i/a\.png \(looked for m/z\.png\)",
         }.items():
