@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from segtrain import __version__, distributed
 from segtrain.build import Built
 from segtrain.config import Source
-from segtrain.run import RunDirectory
+from segtrain.run import RunDirectory, environment
 
 
 def banner(built: Built, source: Source, run: RunDirectory | None, labels: str) -> dict[str, str]:
@@ -71,3 +76,35 @@ def _class_weights(built: Built) -> list[float]:
     found = [buffer for name, buffer in buffers.items() if name.rpartition(".")[2] == "weight"]
     weights: list[float] = found[0].tolist() if found else []
     return weights
+
+
+def command_text() -> str:
+    """The command and where it runs, in Markdown."""
+    facts = {key: value for key, value in environment().items() if key != "command" and value not in (None, [])}
+    rows = [
+        f"| {key} | {' '.join(map(str, value)) if isinstance(value, list) else value} |" for key, value in facts.items()
+    ]
+    return "\n".join(["```bash", f"python {shlex.join(sys.argv)}", "```", "", "| | |", "|---|---|", *rows])
+
+
+def hyperparameters(built: Built) -> dict[str, float | str]:
+    """What runs are compared by, always the same keys; "-" where a run has no such thing."""
+    config, criterion = built.config, built.learner.criterion
+    top_p = criterion.mined_share(sys.maxsize)
+    return {
+        "lr": float(config.optimizer.component.params["lr"]),
+        "weight_decay": float(config.optimizer.component.params.get("weight_decay", 0.0)),
+        "optimizer": config.optimizer.component.name,
+        "criterion": config.criterion.name,
+        "top_p": 1.0 if top_p is None else top_p,
+        "batch": float(built.global_batch),
+        "steps": float(built.steps),
+        "seed": float(config.seed),
+        "model": config.model.name,
+        "arch": _text(config.model.params, "arch"),
+        "encoder": _text(config.model.params, "encoder"),
+    }
+
+
+def _text(params: Mapping[str, Any], key: str) -> str:
+    return str(params.get(key, "-"))

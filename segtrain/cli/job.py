@@ -16,12 +16,13 @@ import torch
 
 from segtrain import checkpoint, distributed, kept
 from segtrain.build import Built
-from segtrain.cli.banner import banner
+from segtrain.cli.banner import banner, command_text, hyperparameters
 from segtrain.cli.stopping import exit_code, on_stop
 from segtrain.config import Config, Source
 from segtrain.config.writer import plain_config
 from segtrain.errors import UserError
 from segtrain.finite import NonFiniteError
+from segtrain.metrics import AVERAGED, RAW
 from segtrain.observers import pictures
 from segtrain.observers.console import Console
 from segtrain.observers.files import Files
@@ -154,8 +155,11 @@ class Job:
             self.console.line(f"       {note}")
         for warning in built.warnings:
             self.console.line(f"warning: {warning}")
-        texts = {"config": f"```yaml\n{self.source.to_yaml()}```"}
-        board = TensorBoard(path / "tb", built.task, start_step=step, texts=texts)
+        texts = {"config": f"```yaml\n{self.source.to_yaml()}```", "command": command_text()}
+        metrics = [best.metric] + [best.metric.replace(RAW, AVERAGED, 1)] * (built.learner.ema is not None)
+        board = TensorBoard(
+            path / "tb", built.task, start_step=step, texts=texts, hparams=hyperparameters(built), metrics=metrics
+        )
         board.picture(step, "data/batch", self.first_batch())
         return [self.console, Files(path, built.task, start_step=step), board]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from segtrain import svg
 from segtrain.cli.runs_tables import configuration, existing, summary
-from segtrain.history import evaluations, steps
+from segtrain.history import deciding, evaluations, steps
 from segtrain.observers.meanings import LAYOUT, meaning
 from segtrain.run import RunDirectory
 from segtrain.task import Kind
@@ -70,9 +70,12 @@ def page(run: Path) -> str:
     facts, config = summary(run), configuration(run)
     kind: Kind = "classification" if config.get("task") == "classification" else "segmentation"
     rows, log = evaluations(run), steps(run)
+    weights = str((config.get("validate") or {}).get("weights", "raw"))
     charts = LAYOUT[kind]
     sections = {
-        "validation": _charts(charts.get("validation", {}), rows, log) + _classes(rows, kind) + _pictures(run, ""),
+        "validation": _charts(charts.get("validation", {}), rows, log)
+        + _classes(rows, kind, weights)
+        + _pictures(run, ""),
         "mining": _charts(charts.get("mining", {}), rows, log) + _pictures(run, "mining-"),
         "training": _charts(_TRAINING, rows, log),
         "configuration": f"<pre>{escape(_text(run / 'config.yaml'))}</pre>",
@@ -120,17 +123,18 @@ def _charts(charts: Mapping[str, Sequence[str]], *sources: Sequence[Mapping[str,
     return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
 
 
-def _classes(rows: Sequence[Mapping[str, float]], kind: Kind) -> str:
+def _classes(rows: Sequence[Mapping[str, float]], kind: Kind, weights: str) -> str:
     """The scores of the last evaluation: the means, then IoU and accuracy of every class."""
     if not rows:
         return '<p class="note">There was no evaluation yet.</p>'
-    last = rows[-1]
+    last = deciding(rows[-1], weights)
     means = "".join(
         f"<div><span>{escape(tag.removeprefix('val/'))}</span><b>{value:.4f}</b></div>"
         for tag, value in last.items()
         if tag.count("/") == 1
     )
-    text = f'<h3>At step {last.get("step", 0):.0f}</h3><div class="facts">{means}</div>'
+    of = "averaged weights (ema)" if weights == "ema" else "weights"
+    text = f'<h3>At step {rows[-1].get("step", 0):.0f}, of the {of}</h3><div class="facts">{means}</div>'
     names = [tag.removeprefix("val/iou/") for tag in last if tag.startswith("val/iou/")]
     if kind == "classification" or not names:
         return text

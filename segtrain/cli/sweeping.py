@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+import yaml
 from pydantic import Field
 
 from segtrain import svg
@@ -27,13 +28,13 @@ from segtrain.comparison import Row, compare, markdown, metric_name, to_csv
 from segtrain.config import load
 from segtrain.config.writer import to_yaml
 from segtrain.errors import ConfigError
-from segtrain.history import evaluations
+from segtrain.history import deciding, evaluations
 from segtrain.run import RunDirectory
 from segtrain.writing import replace
 
 _POLL_S = 0.2
 # other criteria have other losses, and accuracies say little beside the IoU
-_LEFT_OUT = ("step", "val/loss", "val/nll", "val/acc/", "val/macc", "val/aacc", "val/fwiou")
+_LEFT_OUT = ("val/loss", "val/nll", "val/acc/", "val/macc", "val/aacc", "val/fwiou")
 _NAME = re.compile(r"\w[\w .,+=%-]*")
 
 
@@ -82,7 +83,8 @@ class Run:
     def scores(self) -> dict[str, float]:
         """Of its last evaluation. Not of the best: to choose among evaluations on the same images flatters."""
         rows = evaluations(self.folder)
-        return {tag: value for tag, value in rows[-1].items() if not tag.startswith(_LEFT_OUT)} if rows else {}
+        last = deciding(rows[-1], yaml.safe_load(self.resolved)["validate"]["weights"]) if rows else {}
+        return {tag: value for tag, value in last.items() if not tag.startswith(_LEFT_OUT)}
 
     def __str__(self) -> str:
         return f"{self.variant} · seed {self.seed}"

@@ -79,6 +79,7 @@ def interrupted(trainer):
     """Some way into a run, with something in every component; the last attempt was skipped."""
     advance(trainer, 3)
     trainer.best.improves(0.5, 2)
+    trainer.churn(trainer.evaluate(trainer.learner.model, 3).probes)
     advance(trainer, 1, bad=True)
     return copy.deepcopy(trainer.state_dict())
 
@@ -145,9 +146,9 @@ def test_a_checkpoint_of_a_run_with_an_average_holds_the_weights_and_the_average
 
     trainer = trainer_of(built, steps=4, accumulate=1, every=Every(2, 2, 2), evaluate=evaluate)
     trainer.run()
-    for model, average, judged in seen:
-        assert judged == average != model
-    assert len(seen) == 2
+    for (model, average, raw), (_, _, averaged) in zip(seen[::2], seen[1::2], strict=True):
+        assert raw == model != average == averaged
+    assert len(seen) == 4
 
 
 # ---- resuming with another configuration
