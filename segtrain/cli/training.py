@@ -35,7 +35,7 @@ def train(args: argparse.Namespace) -> int:
         built = build(config, source, device, Limits(args.limit_train, args.limit_val, args.overfit))
     if (weights := args.init or config.init) and start.state is None:  # a resumed run has weights of its own
         load_weights(built.learner, weights, args.init_skip)
-    labels = distributed.from_main(lambda: check(built, everything=args.check_data))
+    labels = distributed.from_main(lambda: check(built, everything=args.check_data or config.data.verify))
     if args.dry_run:
         code = dry_run(built, source, told, labels)
     else:
