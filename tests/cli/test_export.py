@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import segtrain
 from segtrain.cli.export import exporting, main
-from segtrain.cli.export import formats as export_formats
+from segtrain.cli.export import programs as export_formats
 from segtrain.cli.train import main as train
 
 HERE = Path(__file__).parents[1]

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the flags, then import what measuring needs: help must not wait for torch."""
     args = parser().parse_intermixed_args(argv)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its own beginning and end
-    from segtrain.cli.bench.parts import run
+    from segtrain.cli.bench.measuring import run
     from segtrain.cli.common import guarded
 
     return guarded(lambda: run(args), show_traceback=args.traceback)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segtrain.cli.export.formats import FORMATS, Images, Plan, Runner, about
 from segtrain.cli.export.model_card import card
+from segtrain.cli.export.programs import FORMATS, Images, Plan, Runner, about
 from segtrain.cli.loaded import trained
 from segtrain.cli.val.validating import main_folder
 from segtrain.config.writer import to_yaml
