@@ -122,7 +122,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             _verify(path, file)
         state: Any = _unpickled(path, file)
         if "shards" in state:
-            raise CheckpointError(f"{path}: its weights lie in shards beside it; give the best.pt of the run, which is whole")
+            raise CheckpointError(
+                f"{path}: its weights lie in shards beside it; give the best.pt of the run, which is whole"
+            )
     state = next((state[key] for key in _WEIGHT_KEYS if isinstance(state.get(key), Mapping)), state)
     weights = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
     if not weights:
@@ -240,6 +242,7 @@ def _what_it_is(file: BinaryIO) -> str:
 
 
 def sha256(file: BinaryIO, size: int) -> str:
+    """The checksum of the next `size` bytes, or fewer where the file ends."""
     digest = hashlib.sha256()
     while size > 0 and (chunk := file.read(min(size, 1 << 20))):
         digest.update(chunk)
@@ -257,6 +260,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def disk_full(path: Path, needed: int) -> DiskFullError:
+    """What to raise where `needed` bytes for `path` found no room."""
     folder = path if path.is_dir() else path.parent
     free = shutil.disk_usage(folder).free
     return DiskFullError(

@@ -147,7 +147,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, in plain values and tensors, sharded ones as they are.
 
-        Every rank calls it, for rank 0.
+        Every rank calls it.
         """
         return {
             "model": self.model.state_dict(),

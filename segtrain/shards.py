@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from segtrain import checkpoint
@@ -48,7 +50,8 @@ def write(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     rest = _changed(state, set_aside)
     unfinished = folder.with_name(f"{folder.name}.tmp")
     try:
-        dcp.save(parts, storage_writer=dcp.HuggingFaceStorageWriter(str(unfinished), save_distributed=True))
+        writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+        state_dict_saver.save(parts, storage_writer=writer)
     except CheckpointException as error:  # on every rank, whichever failed
         if is_main():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -91,20 +94,21 @@ def verify(file: Path, state: Mapping[str, Any]) -> None:
 def read(file: Path, state: dict[str, Any], like: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
     """`state` from `file` with its sharded tensors; unchanged if it has none.
 
-    With `like`, parameters by name, every rank calls it and each gets its part of what belongs to a sharded one; without,
-    a process reads all for itself. Whatever is not sharded now is on the CPU, in full. Raises CheckpointError.
+    With `like`, parameters by name, every rank calls it and gets its part of what belongs to a sharded one; without, a
+    process reads all for itself. Whatever is not sharded now is on the CPU, in full. Raises CheckpointError.
     """
     if "shards" not in state:
         return state
-    reader = dcp.HuggingFaceStorageReader(str(_folder(file, state)))
+    reader = HuggingFaceStorageReader(str(_folder(file, state)))
     try:
         parts = {
             path: _room(about.size, about.properties.dtype, _parameter(path, like or {}))
             for path, about in reader.read_metadata().state_dict_metadata.items()
+            if isinstance(about, TensorStorageMetadata)
         }
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is meant to be enough
-            dcp.load(parts, storage_reader=reader, no_dist=like is None)
+            state_dict_loader.load(parts, storage_reader=reader, no_dist=like is None)
     except Exception as error:  # whatever files that are not shards make the readers raise
         raise CheckpointError(f"{file}: its shards cannot be read ({type(error).__name__}: {error})") from error
     rest = {key: value for key, value in state.items() if key != "shards"}
