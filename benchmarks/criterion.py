@@ -2,13 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/criterion.py
     OMP_NUM_THREADS=1 python benchmarks/criterion.py --upsample
+    OMP_NUM_THREADS=1 python benchmarks/criterion.py --network
     python benchmarks/criterion.py --device cuda --amp bf16
 
 All variants take turns in one process, so that whatever else the machine does meets all of them alike; the numbers are
-medians and their ratios. With `--clock cpu` they are processor time of the thread, which work beside it disturbs less.
-Memory is the peak of what a variant allocates beside logits and target. `nnunetv2` takes part
-if it is installed (`pip install --no-deps nnunetv2` is enough); the mining losses of other frameworks are in no package
-that installs beside a current torch.
+medians and their ratios. `--network` times them in a step of FPN-ResNet18 (512 x 512, without the optimizer). With
+`--clock cpu` they are processor time of the thread, which work beside it disturbs less. Memory is the peak of what a
+variant allocates beside logits and target. `nnunetv2` takes part if it is installed (`pip install --no-deps nnunetv2`
+is enough); the mining losses of other frameworks are in no package that installs beside a current torch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from functools import partial
 
@@ -30,6 +32,8 @@ from torch import Tensor
 from segtrain.losses import components
 from segtrain.losses.criterion import as_criterion, bootstrapped_ce
 from segtrain.losses.upsampling import Logits, Upsampled, full_resolution
+from segtrain.models.common import upsampling_deferred
+from segtrain.models.smp import encoder_decoder
 from segtrain.task import Task
 
 SHAPES = {
@@ -48,6 +52,7 @@ def main() -> None:
     p.add_argument("--runs", type=int, default=9, help="of each variant, after one that does not count")
     p.add_argument("--compile", action="store_true", help="also torch.compile of the eager loss (needs a compiler)")
     p.add_argument("--upsample", action="store_true", help=f"logits at 1/{FACTOR} of the size, upsampled for the loss")
+    p.add_argument("--network", action="store_true", help="forward and backward of FPN-ResNet18 with the losses")
     p.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     p.add_argument("--classes", type=int, nargs="*", help="only the shapes with these numbers of classes")
     args = p.parse_args()
@@ -57,6 +62,9 @@ def main() -> None:
         f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {allocator}, amp {args.amp}, "
         f"{date.today()}; medians of {args.runs}, {args.clock} time\n"
     )
+    if args.network:
+        step_of_network(args)
+        return
     print("| logits | p | variant | ms | ratio | extra MiB | ratio |\n|---|---|---|---|---|---|---|")
     for shape in SHAPES[args.device]:
         for top_p in (0.15, 1.0):
@@ -140,6 +148,35 @@ def report(shape: tuple[int, ...], top_p: float, args: argparse.Namespace, losse
             f"| {medians[first] / medians[name]:.2f} | {peaks[name] / 2**20:.0f} | {peaks[name] / peaks[first]:.2f} |",
             flush=True,
         )
+
+
+def step_of_network(args: argparse.Namespace) -> None:
+    """A network at work: mining at full resolution against the plain mean of torch."""
+    net = encoder_decoder(19, arch="fpn", encoder="resnet18", encoder_weights=None).to(args.device)
+    net = net.to(memory_format=torch.channels_last)
+    batch = 2 if args.device == "cpu" else 16
+    image = torch.randint(0, 256, (batch, 3, 512, 512), dtype=torch.uint8, device=args.device)
+    target = torch.randint(0, 19, (batch, 512, 512), device=args.device)
+    losses = variants(19, 0.15, args.device, False)
+
+    def step(name: str) -> None:
+        net.zero_grad()
+        with torch.autocast(args.device, DTYPES[args.amp], enabled=args.amp != "off"):
+            with upsampling_deferred(net) if name.startswith("segtrain") else nullcontext():
+                logits = net(image)
+            value = losses[name](logits, target)
+        value.backward()
+
+    names = ["eager mean CE", "eager CE, topk, mean", "segtrain, mined", "segtrain, mean CE"]
+    clock = time.thread_time if args.clock == "cpu" else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(args.runs + 1):
+        for name in names:
+            times[name].append(clocked(partial(step, name), args.device, clock))
+    print("| loss of the step | ms | ratio |\n|---|---|---|")
+    for name in names:
+        ratio = statistics.median(one / other for one, other in zip(times[names[0]][1:], times[name][1:], strict=True))
+        print(f"| {name} | {1e3 * statistics.median(times[name][1:]):.0f} | {ratio:.3f} |")
 
 
 def clocked(run: Callable[[], None], device: str, clock: Callable[[], float]) -> float:

@@ -22,8 +22,8 @@ import torch
 from benchmarks.corrupted import Corrupted, Mistake
 from segtrain.build import register_components
 from segtrain.cli.mining import parser
-from segtrain.cli.mining_models import loaded, ranking
-from segtrain.cli.mining_run import look, suspect
+from segtrain.cli.mining.models import loaded, ranking
+from segtrain.cli.mining.run import look, suspect
 from segtrain.cli.train import main as train
 from segtrain.suspects import Suspect
 

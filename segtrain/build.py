@@ -47,7 +47,7 @@ from segtrain.registry import (
     REGION_LOSSES,
 )
 from segtrain.schedule import Schedule, between, constant, linear, product
-from segtrain.task import Task
+from segtrain.task import Batch, Task
 from segtrain.trainer import Every
 from segtrain.transfer import Transfer
 
@@ -123,7 +123,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     accuracy = precision(config.train.amp, device)
     learner = make_learner(config, maker, criterion, accuracy)
     check_image_head(learner, source)
-    evaluator = make_evaluator(config, val, prepare, criterion, accuracy)
+    evaluator = make_evaluator(config, val, prepare, criterion, accuracy, train)
     intervals = (config.log.every, config.validate.every, config.checkpoint.every, config.log.mining_every)
     every = Every(*(maker.steps(duration) for duration in intervals))
     transfer = Transfer(device, torch.channels_last if channels_last(config) else torch.contiguous_format)
@@ -315,9 +315,14 @@ def learning_rate(config: Config, maker: Maker) -> Schedule:
 
 
 def make_evaluator(
-    config: Config, val: Dataset, prepare: Sequence[Transform], criterion: Criterion, accuracy: Precision
+    config: Config,
+    val: Dataset,
+    prepare: Sequence[Transform],
+    criterion: Criterion,
+    accuracy: Precision,
+    train: Dataset | None = None,
 ) -> Evaluator:
-    """The evaluation of the run, with some images of the validation set, chosen by the seed, as probes."""
+    """The evaluation of the run, with probes chosen by the seed: of the validation set, and half as many of `train`."""
     loader = val_loader(
         val,
         prepare,
@@ -327,9 +332,21 @@ def make_evaluator(
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    chosen = random.Random(config.seed).sample(range(len(val)), min(config.log.pictures, len(val)))
-    probes = loader.some(chosen) if distributed.is_main() else []
-    return Evaluator(loader, criterion.task, criterion, precision=accuracy, probes=probes, pictures=config.log.pictures)
+    pictures, probes, train_probes = config.log.pictures, list[Batch](), list[Batch]()
+    if distributed.is_main():
+        probes = loader.some(random.Random(config.seed).sample(range(len(val)), min(pictures, len(val))))
+    if distributed.is_main() and train is not None:
+        chosen = random.Random(config.seed).sample(range(len(train)), min(pictures // 2, len(train)))
+        train_probes = val_loader(train, prepare, batch_size=1, workers=0).some(chosen) if chosen else []
+    return Evaluator(
+        loader,
+        criterion.task,
+        criterion,
+        precision=accuracy,
+        probes=probes,
+        train_probes=train_probes,
+        pictures=pictures,
+    )
 
 
 def channels_last(config: Config) -> bool:

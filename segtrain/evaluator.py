@@ -21,6 +21,7 @@ from segtrain.mistakes import Mistakes
 from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
+from segtrain.worst import WorstImages
 
 SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare smaller images in data.val_prepare"
 
@@ -42,6 +43,7 @@ class Evaluator:
         *,
         precision: Precision,
         probes: Sequence[Batch] = (),
+        train_probes: Sequence[Batch] = (),
         pictures: int = 0,
         inference: Inference = WHOLE,
         also: Sequence[Watcher] = (),
@@ -51,41 +53,42 @@ class Evaluator:
         self.criterion = criterion
         self.precision = precision
         self.probes = probes  # the same images at every evaluation, so that pictures can be compared
-        self.pictures = pictures  # how many mistakes of a classifier to show
+        self.train_probes = train_probes
+        self.pictures = pictures  # how many mistakes of a classifier, or of the worst images, to show
         self.inference = inference
         self.also = also
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
         """The scores of `model` over all ranks, the plain loss (mining is for training), and the probes on rank 0."""
-        device = self.precision.device
+        device, segmentation = self.precision.device, self.task.kind == "segmentation"
         was_training = model.training
         model.eval()
         scores = meter(self.task, device)
-        outlines = BoundaryIoU(self.task, BOUNDARY_PX, device) if self.task.kind == "segmentation" else None
-        wrong = Mistakes(self.task, self.pictures)
+        outlines = BoundaryIoU(self.task, BOUNDARY_PX, device) if segmentation else None
+        wrong = WorstImages(self.task, self.pictures) if segmentation else Mistakes(self.task, self.pictures)
         losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
             with memory_for(batch.in_words, device, SMALLER_BATCH):
                 batch = batch.to(device)
                 logits = self._logits(model, batch)
-                if outlines is None:
-                    scores.update(full_resolution(logits), batch.target)
-                    wrong.update(full_resolution(logits), batch)
-                else:
-                    prediction = by_pixel(predict, logits)
-                    scores.update(prediction, batch.target)
-                    outlines.update(prediction, batch.target)
+                answer = full_resolution(logits) if outlines is None else by_pixel(predict, logits)
+                scores.update(answer, batch.target)
+                if outlines is not None:
+                    outlines.update(answer, batch.target)
+                wrong.update(answer, batch)
                 for watcher in self.also:
                     watcher.update(full_resolution(logits), batch)
                 losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
-        probes = [probe for batch in self.probes for probe in self._probes(model, batch, step)] if is_main() else []
+        fixed = (self.probes, self.train_probes) if is_main() else ((), ())
+        probes, train_probes = (tuple(p for batch in one for p in self._probes(model, batch, step)) for one in fixed)
         model.train(was_training)
         result = scores.total()
         boundary = {} if outlines is None else {BOUNDARY_TAG: outlines.mean()}
         scalars = {**result.scalars(), **boundary, "val/loss": loss}
-        return Evaluation(scalars, self.task.classes, result.confusion, self.task, tuple(probes), wrong.total())
+        classes, confusion = self.task.classes, result.confusion
+        return Evaluation(scalars, classes, confusion, self.task, probes, wrong.total(), train_probes)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Logits:
         deferred = upsampling_deferred(model) if self.inference == WHOLE else nullcontext()

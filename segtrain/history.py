@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -15,6 +16,12 @@ def evaluations(run: Path) -> list[dict[str, float]]:
             return [{tag: float(text) for tag, text in row.items() if tag and text} for row in csv.DictReader(file)]
     except (OSError, ValueError, csv.Error):
         return []
+
+
+def deciding(row: Mapping[str, float], weights: str) -> dict[str, float]:
+    """The scores of the weights that decide (validate.weights: raw or ema) as "val/miou" and so on."""
+    averaged = {f"val/{tag.removeprefix('val_ema/')}": row[tag] for tag in row if tag.startswith("val_ema/")}
+    return (weights == "ema" and averaged) or {tag: row[tag] for tag in row if tag.startswith("val/")}
 
 
 def steps(run: Path) -> list[dict[str, float]]:

@@ -138,6 +138,9 @@ class Learner:
         scalars = {**self.criterion.scalars(read), **{tag: read[tag] for tag in here if tag != "bad"}}
         for group in self.optimizer.param_groups:
             scalars[f"optim/lr/{group['name']}"] = float(group["lr"])
+        scalars["optim/weight_decay"] = max(float(g.get("weight_decay", 0)) for g in self.optimizer.param_groups)
+        if self.ema is not None:
+            scalars["optim/ema_decay"] = self.ema.get_decay(self.step)
         if self.scaler.is_enabled():
             scalars["train/loss_scale"] = self.scaler.get_scale()
         if self.skipped:

@@ -6,7 +6,7 @@ A meter takes batch after batch without waiting for the device; `total` sums ove
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,8 @@ from segtrain.task import Task, predict, two_channels
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+
+RAW, AVERAGED = "val", "val_ema"  # what the tags of an evaluation begin with, by the weights
 
 _CALIBRATION_BINS = 15
 _TABLE_ROWS = 60
@@ -205,6 +207,7 @@ class Probe:
     loss: npt.NDArray[np.float32] | None  # [*]
     id: str
     confidence: npt.NDArray[np.float32] | None = None  # [], probability of the prediction, in classification
+    iou: float | None = None  # of the image: the mean over the classes in its label
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ class Confused:
         return f"{self.label} taken for {self.prediction}: {self.count:,} of {self.labelled:,}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself alone, so that what is drawn of it can be kept
 class Evaluation:
     """The report of one evaluation."""
 
@@ -229,7 +232,14 @@ class Evaluation:
     confusion: Counts  # [K, K], rows = label, columns = prediction
     task: Task
     probes: tuple[Probe, ...] = ()  # the same images each time
-    wrong: tuple[Probe, ...] = ()  # in classification: the most confident mistakes
+    wrong: tuple[Probe, ...] = ()  # the most confident mistakes of a classifier, the images with the lowest IoU
+    train_probes: tuple[Probe, ...] = ()  # training images, the same each time
+    decides: str = RAW  # what the tags of the weights begin with that decide and that all but the scalars are of
+
+    def scores(self) -> dict[str, float]:
+        """The scalars of the weights that decide, as "val/miou" and so on."""
+        begin = f"{self.decides}/"
+        return {f"val/{tag.removeprefix(begin)}": value for tag, value in self.scalars.items() if tag.startswith(begin)}
 
     def confused(self, limit: int = 10) -> list[Confused]:
         """The pairs of label and prediction that most often go together wrongly, the most frequent first."""
@@ -244,10 +254,17 @@ class Evaluation:
 
     def table(self) -> str:
         """The scores per class for a terminal, the worst class marked; of many classes only the worst."""
-        lines = [_table(SegmentationScores(self.confusion, self.classes), self.task, self.scalars)]
+        lines = [_table(SegmentationScores(self.confusion, self.classes), self.task, self.scores())]
         if self.task.kind == "classification":
             lines += [str(pair) for pair in self.confused(5)]
         return "\n".join(lines)
+
+
+def of_both(raw: Evaluation, averaged: Evaluation, *, averaged_decides: bool) -> Evaluation:
+    """One report of weights and their average: the scores of both, everything else of those that decide."""
+    scalars = {tag.replace(RAW, AVERAGED, 1): value for tag, value in averaged.scalars.items()}
+    deciding = replace(averaged, decides=AVERAGED) if averaged_decides else raw
+    return replace(deciding, scalars={**raw.scalars, **scalars})
 
 
 def _table(scores: SegmentationScores, task: Task, scalars: dict[str, float]) -> str:

@@ -23,6 +23,7 @@ FREE = (
     "train.process_group_timeout",
     "data.workers",
     "data.timeout",
+    "data.verify",
     "data.*.root",
     "data.val_batch_size",
     "validate.every",

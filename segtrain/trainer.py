@@ -6,19 +6,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from segtrain.churn import Churn
 from segtrain.distributed import Vote, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
 from segtrain.losses.upsampling import Logits
 from segtrain.memory import in_use, memory_for
-from segtrain.metrics import Evaluation
+from segtrain.metrics import Evaluation, of_both
 from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
 from segtrain.samples import SampleLosses
@@ -108,6 +109,7 @@ class Trainer:
         self.observers = observers
         self.samples = SampleLosses(learner.criterion)
         self.best = Best(monitor)
+        self.churn = Churn()
         self.logged: float = 0  # the step of the last log
         self.learnt = 0  # the last step that is known to have had a label
         self.stop_signal = 0  # set by a signal handler: the current step is finished, the state is saved
@@ -184,15 +186,20 @@ class Trainer:
     def _validate(self) -> None:
         self.learner.guard.check()  # weights that saw a NaN are not worth an evaluation, nor a checkpoint
         step, ema = self.learner.step, self.learner.ema
-        model = ema.module if ema is not None and self.judge_ema else self.learner.model
-        share_buffers(model)  # what is judged is what rank 0 saves
-        with whole_on_every_rank(model):
-            report = self.evaluate(model, step)
-        is_best = self.best.improves(report.scalars.get(self.best.metric, math.nan), step)
+        report = self._evaluated(self.learner.model)
+        if ema is not None:
+            report = of_both(report, self._evaluated(ema.module), averaged_decides=self.judge_ema)
+        report = replace(report, scalars={**report.scalars, **self.churn(report.probes)})
+        is_best = self.best.improves(report.scores().get(self.best.metric, math.nan), step)
         for observer in self.observers:
             observer.on_evaluation(step, report)
         if is_best:
             self._save("best")
+
+    def _evaluated(self, model: nn.Module) -> Evaluation:
+        share_buffers(model)  # what is judged is what rank 0 saves
+        with whole_on_every_rank(model):
+            return self.evaluate(model, self.learner.step)
 
     def _save(self, name: str) -> None:
         self.learner.guard.check()
@@ -203,11 +210,13 @@ class Trainer:
 
         Every rank calls it.
         """
-        return {**self.learner.state_dict(), "best": [self.best.metric, self.best.value, self.best.step]}
+        best = [self.best.metric, self.best.value, self.best.step]
+        return {**self.learner.state_dict(), "best": best, "mined": self.churn.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`. A best value of another metric is forgotten."""
         self.learner.load_state_dict(state)
+        self.churn.load_state_dict(state.get("mined"))
         metric, value, step = state["best"]
         if metric == self.best.metric:
             self.best = Best(metric, value, step)

@@ -46,6 +46,8 @@ FLOORS = {
     "comparison": 0,
     "history": 0,
     "mistakes": 1,
+    "worst": 1,
+    "churn": 1,
     "image_scores": 1,
     "deployed": 2,
     "optim": 1,

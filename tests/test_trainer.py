@@ -164,9 +164,46 @@ def test_the_best_is_saved_when_the_monitored_scalar_rises_and_only_then(trained
         report = built.evaluator(model, step)
         return Evaluation({"val/miou": next(values)}, report.classes, report.confusion, report.task)
 
-    trainer, _, saved = trained("train.steps=4", evaluate=evaluate, every=Every(log=9, validate=1, save=9))
+    every = Every(log=9, validate=1, save=9)
+    trainer, _, saved = trained(
+        "train.steps=4", "train.ema=null", "validate.weights=raw", evaluate=evaluate, every=every
+    )
     trainer.run()
     assert [step for name, step in saved if name == "best"] == [1, 4]
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_weights_and_their_average_are_judged_and_one_of_them_decides(trained, averaged):
+    trainer, recorder, _ = trained("train.steps=4", every=Every(log=9, validate=4, save=9), judge_ema=averaged)
+    trainer.run()
+    ((_, report),) = recorder.evaluations
+    learner = trainer.learner
+    for tag, model in (("val", learner.model), ("val_ema", learner.ema.module)):
+        expected = trainer.evaluate(model, 4)
+        own = [name for name in report.scalars if name.startswith(f"{tag}/")]
+        told = {f"val/{name.removeprefix(f'{tag}/')}": report.scalars[name] for name in own}
+        assert told == pytest.approx(expected.scalars)
+        if (tag == "val_ema") == averaged:
+            assert report.scores() == told
+            assert (report.confusion == expected.confusion).all()
+            assert trainer.best.value == pytest.approx(expected.scalars["val/miou"])
+    assert report.scalars["val/loss"] != report.scalars["val_ema/loss"]
+
+
+def test_what_is_mined_is_compared_from_the_second_evaluation_on_also_after_a_resume(trained):
+    every = Every(log=8, validate=2, save=8)
+    whole, told, _ = trained(every=every)
+    whole.run()
+    churn = [report.scalars.get("mining/churn") for _, report in told.evaluations]
+    assert churn[0] is None
+    assert all(0 < value <= 1 for value in churn[1:])
+    first, _, _ = trained(every=every, steps=4)
+    first.run()
+    state = first.state_dict()
+    second, told_again, _ = trained(every=every)
+    second.load_state_dict(state)
+    second.run()
+    assert [report.scalars.get("mining/churn") for _, report in told_again.evaluations] == churn[2:]
 
 
 def test_the_best_value_survives_a_resume(trained):

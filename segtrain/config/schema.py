@@ -28,6 +28,9 @@ class Data:
     timeout: Annotated[
         float, Field(gt=0, description="seconds in which the loader processes must give a batch, or count as stuck")
     ] = 600.0
+    verify: Annotated[
+        bool, Field(description="read every file of both splits before the first step, as --check-data does")
+    ] = False
     augment: Annotated[
         tuple[Annotated[Component, TRANSFORMS], ...], Field(description="transforms of training samples, in order")
     ] = ()

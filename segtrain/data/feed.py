@@ -27,6 +27,7 @@ from torch.utils.data import Dataset as TorchDataset
 from segtrain.data.dataset import Dataset
 from segtrain.data.order import shuffled
 from segtrain.data.paths import some
+from segtrain.data.reading import Noted, exists
 from segtrain.data.transforms import InTurn
 from segtrain.data.windows import opened
 from segtrain.errors import DataError
@@ -144,12 +145,13 @@ class Feed(Generic[Loaded]):
         *,
         keep_workers: bool = False,
     ) -> None:
-        self._source = source
+        self._noted = Noted(source, workers)
+        self._path = source.dataset.path
         self._timeout_s = timeout_s
         self._order = _Order(order, deque())
         cv2.setNumThreads(0)  # the processes are the parallelism
         self._loader: DataLoader[Any] = DataLoader(
-            source,
+            self._noted,
             batch_sampler=self._order,
             collate_fn=collate,
             num_workers=workers,
@@ -182,14 +184,19 @@ class Feed(Generic[Loaded]):
             except RuntimeError as error:
                 trouble = str(error)
             if "timed out" not in trouble:
-                return DataError(f"{trouble}; {self._under_way()}")
+                return self._failure(trouble, self._noted.in_hand(of_the_dead=True))
             if time.monotonic() > patience:
                 trouble = f"no batch came from the loader's processes for {self._timeout_s:g} s"
-                return DataError(f"{trouble}; {self._under_way()}")
+                return self._failure(trouble, self._noted.in_hand(of_the_dead=False))
 
-    def _under_way(self) -> str:
-        names = [self._source.dataset.path(key.sample) for keys in self._order.asked for key in keys]
-        return f"being loaded were: {some(names, 32)}; data.workers: 0 loads without processes{_small_memory()}"
+    def _failure(self, trouble: str, in_hand: list[int]) -> DataError:
+        """`in_hand`: what was being read at that moment. Most likely it is the file, but memory may also be full."""
+        reading = f" while reading {some([self._path(sample) for sample in in_hand])}" if in_hand else ""
+        names = [self._path(key.sample) for keys in self._order.asked for key in keys]
+        return DataError(
+            f"{trouble}{reading}; being loaded were: {some(names, 32)}; data.workers: 0 loads without processes"
+            f"{_small_memory()}"
+        )
 
 
 def _small_memory() -> str:
@@ -243,19 +250,11 @@ def _leave_with(trainer: int) -> None:
     killed a moment before, the worker would wait for ever.
     """
     parent = os.getppid()  # the trainer, or a server that forks for it
-    while os.getppid() == parent and _exists(trainer):
+    while os.getppid() == parent and exists(trainer):
         told = signal.sigtimedwait({signal.SIGTERM}, POLL_S)
         if told is not None and told.si_pid == trainer:
             break
     os._exit(0)
-
-
-def _exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def num_workers(workers: Workers) -> int:

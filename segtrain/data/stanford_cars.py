@@ -56,6 +56,10 @@ def stanford_cars(
                 *(split, len(rows), everything, val_share, val_seed),
             )
     ids = _present(place) if classes == "present" else list(range(len(names)))
+    if classes == "present":
+        LOG.info(
+            "stanford_cars: %d of %d classes have images in this folder; the others are left out", len(ids), len(names)
+        )
     number = {old: new for new, old in enumerate(ids)}
     items = [
         Labelled(folder / row["fname"], number[row["class"] - 1], _box(row))

@@ -15,9 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segtrain.losses import kernels
 from segtrain.losses.maps import LossMap
 from segtrain.losses.pixel import check_smoothing
-from segtrain.losses.targets import check_weight_count, full_precision, label_weight, not_ignored, read_labels, shield
+from segtrain.losses.targets import (
+    check_shapes,
+    check_weight_count,
+    full_precision,
+    label_weight,
+    not_ignored,
+    read_labels,
+    shield,
+)
+from segtrain.losses.upsampling import Logits, full_resolution
 
 Activation = Callable[[Tensor], Tensor]  # what makes of logits the values that are compared
 
@@ -32,7 +42,7 @@ class Wanted(NamedTuple):
 
 
 def bce_with_logits(
-    logits: Tensor,
+    logits: Logits,
     target: Tensor,
     *,
     weight: Tensor | None = None,
@@ -46,6 +56,14 @@ def bce_with_logits(
     `label_smoothing` ε draws the target to ½: t·(1 - ε) + ε/2. `pos_weight` [C] scales what speaks for a class.
     """
     check_smoothing(label_smoothing)
+    if pos_weight is None and not by_channel and target.shape != logits.shape and not target.is_floating_point():
+        check_shapes(logits, target)
+        if weight is not None:
+            check_weight_count(weight, max(logits.shape[1], 2))
+            weight = weight.to(torch.promote_types(logits.dtype, torch.float32))
+        if (fast := kernels.bce_with_logits(logits, target, weight, ignore_index, label_smoothing)) is not None:
+            return LossMap(*fast)
+    logits = full_resolution(logits)
     if pos_weight is not None:
         check_weight_count(pos_weight, logits.shape[1])
         pos_weight = pos_weight.reshape(-1, *[1] * (logits.dim() - 2))

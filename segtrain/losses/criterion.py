@@ -24,7 +24,7 @@ from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights
 from segtrain.registry import CRITERIA
 from segtrain.schedule import Rise
-from segtrain.task import Link, Output, Task
+from segtrain.task import Link, Output, Task, logits_of, predict
 
 
 class Criterion(nn.Module):
@@ -82,7 +82,7 @@ class Criterion(nn.Module):
         terms = [one * weight for one, weight in zip(means * shares, weights, strict=True)]
         value = torch.stack(terms).sum()
         nothing = (counts == 0).all() & is_main()  # the same on all ranks, so one counts it
-        logs = {"calls": torch.ones_like(value), "empty": nothing} | self._entries(target)
+        logs = {"calls": torch.ones_like(value), "empty": nothing} | self._entries(logits_of(output), target)
         for name, term, part, one, weight in zip(self.names, terms, shares, sums, weights, strict=True):
             logs |= {f"loss/{name}": term, f"steps/{name}": part}
             logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
@@ -109,6 +109,8 @@ class Criterion(nn.Module):
         if len(terms) > 1:
             scalars |= {f"train/loss/{name}": mean for name, mean in terms.items()}
         scalars["train/empty_batches"] = logs["empty"]
+        if "right" in logs:
+            scalars["train/accuracy"] = _ratio(logs["right"], logs["valid"])
         for tag, part in zip(self._tags(), self.parts, strict=True):
             if part.mined:
                 mined = {key.removeprefix(f"{tag}/"): sum_ for key, sum_ in logs.items() if key.startswith(f"{tag}/")}
@@ -125,7 +127,8 @@ class Criterion(nn.Module):
     def path(self, device: torch.device) -> str:
         """What computes the losses on `device`, in a few words for a log."""
         losses = [loss for part in self.parts if isinstance(part, PixelTerms) for loss in part.losses]
-        fast = any(isinstance(loss, components.Pixelwise) and loss.has_kernel for loss in losses)
+        named = "has_gpu_kernel" if device.type == "cuda" else "has_kernel"
+        fast = any(isinstance(loss, components.Pixelwise) and getattr(loss, named) for loss in losses)
         return kernels.path(device) if fast else "plain torch"
 
     @torch.no_grad()
@@ -153,10 +156,13 @@ class Criterion(nn.Module):
             return torch.stack([maps[part.rank_by].hardness.float(), selection.share.float()])
         return None
 
-    def _entries(self, target: Tensor) -> dict[str, Tensor]:
+    def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
         named = named_entries(target, self.task.ignore_index)
         valid = named.sum()
-        return {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
+        entries = {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
+        if target.dim() == 1:  # of pixels it would say little
+            entries["right"] = (named & (predict(full_resolution(logits).detach()) == target)).sum()
+        return entries
 
     def _tags(self) -> list[str]:
         several = sum(part.mined for part in self.parts) > 1

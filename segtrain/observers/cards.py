@@ -35,7 +35,11 @@ def of_evaluation(report: Evaluation) -> dict[str, Picture]:
     """The pictures of a report by tag."""
     drawn, task = dict[str, Picture](), report.task
     if report.probes:
-        drawn["probe/panel"] = answers(report.probes, task, "Fixed images and what the model says")
+        drawn["probe/panel"] = answers(
+            report.probes, task, "Fixed images of the validation set and what the model says"
+        )
+    if report.train_probes:
+        drawn["probe/train"] = answers(report.train_probes, task, "Fixed images of the training set")
     if any(probe.mined is not None for probe in report.probes):
         drawn["mining/overlay"] = mined(report.probes, task)
     if report.wrong:

@@ -102,6 +102,32 @@ def histogram(loss: Losses, threshold: float | None, top_p: float | None) -> Pic
     return _chart(title, area, entries)
 
 
+def classes(kept: Losses, valid: Losses, names: Sequence[str], limit: int = 20) -> Picture:
+    """The share of each class in what is kept above its share in what is valid, by the lift between them."""
+    title = "Whose pixels are mined: share of each class in the mined and in all pixels (lift = mined / all)"
+    if not kept.sum() > 0:
+        return _only_words(title, "nothing is mined")
+    shares, of_all = kept / kept.sum(), valid / valid.sum()
+    present = [index for index in np.argsort(-shares / np.maximum(of_all, 1e-12), kind="stable") if valid[index]]
+    if len(present) > limit:
+        title += f"; the {limit} of {len(present)} classes with the highest lift"
+    present = present[:limit]
+    most, longest = max(shares[present].max(), of_all[present].max()), max(text_width(names[i]) for i in present)
+    rows = list[Picture]()
+    for index in present:
+        lift = f"lift {shares[index] / of_all[index]:.2g}"
+        bars = blank(2 * LINE - 6, _BAR + _RIGHT + text_width("100.0 %   lift 0.001"))
+        for top, share, color in ((2, shares[index], MAGENTA), (LINE - 4, of_all[index], _GRAY)):
+            end = round(_BAR * share / most)
+            cv2.rectangle(bars, (0, top), (end, top + LINE - 9), color, -1)
+            write(bars, f"{100 * share:.1f} %{f'   {lift}' if color == MAGENTA else ''}", end + GAP, top - 4)
+        name = line(fitted(names[index], _LONGEST_NAME), min(longest, _LONGEST_NAME))
+        rows.append(beside([padded(name, (8, 0), (0, 0)), bars], gap=2 * GAP))
+    entries = [Entry(swatch(MAGENTA), "of the mined pixels"), Entry(swatch(_GRAY), "of all valid pixels")]
+    width = rows[0].shape[1]
+    return with_margin(stacked([paragraph(title, width), *rows, legend(entries, width)], gap=GAP))
+
+
 def confusion(evaluation: Evaluation) -> Picture:
     """Of the pixels with a label (row), the share that got each prediction (column), in percent.
 
@@ -134,7 +160,7 @@ def confused(report: Evaluation, limit: int = 15) -> Picture:
     pairs = report.confused(limit)
     title = "Most confused: of the images of a class, how many were taken for another"
     if not pairs:
-        return with_margin(stacked([paragraph(title, _WIDTH), line("nothing is confused", _WIDTH)]))
+        return _only_words(title, "nothing is confused")
     texts = [f"{pair.label}, taken for {pair.prediction}" for pair in pairs]
     numbers = [f"{pair.count} of {pair.labelled}" for pair in pairs]
     names = min(_LONGEST_PAIR, max(map(text_width, texts)))
@@ -197,7 +223,11 @@ def _percent(share: float) -> str:
 
 
 def _without_loss(title: str) -> Picture:
-    return with_margin(stacked([paragraph(title, _WIDTH), line("no valid pixel has a finite loss above 0", _WIDTH)]))
+    return _only_words(title, "no valid pixel has a finite loss above 0")
+
+
+def _only_words(title: str, words: str) -> Picture:
+    return with_margin(stacked([paragraph(title, _WIDTH), line(words, _WIDTH)]))
 
 
 def _chart(title: str, area: Picture, entries: Sequence[Entry]) -> Picture:

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from segtrain.metrics import Evaluation
+from segtrain.metrics import AVERAGED, RAW, Evaluation
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
 from segtrain.writing import append
@@ -99,9 +99,13 @@ class Console:
         """Single samples are for files."""
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
-        scores = [f"{name} {_short(report.scalars[tag])}" for tag, name in _SCORES.items() if tag in report.scalars]
-        if self._monitor not in _SCORES and self._monitor in report.scalars:
-            scores.append(f"{self._monitor} {_short(report.scalars[self._monitor])}")
+        known = report.scores()
+        scores = [f"{name} {_short(known[tag])}" for tag, name in _SCORES.items() if tag in known]
+        if self._monitor not in _SCORES and self._monitor in known:
+            scores.append(f"{self._monitor} {_short(known[self._monitor])}")
+        other, name = (AVERAGED, "ema") if report.decides == RAW else (RAW, "raw")
+        if (value := report.scalars.get(self._monitor.replace(RAW, other, 1))) is not None:
+            scores.append(f"({name} {_short(value)})")
         self.line(_labelled("val", "  ".join([f"step {step}", *scores, *self._verdict(step, report)])))
         for text in _class_lines(report, shutil.get_terminal_size().columns if self._on_terminal() else _WIDTH):
             self.line(text)
@@ -146,7 +150,7 @@ class Console:
         return (end - begin) / (last - first) if last > first else None
 
     def _verdict(self, step: int, report: Evaluation) -> Iterable[str]:
-        value = report.scalars.get(self._monitor)
+        value = report.scores().get(self._monitor)
         if value is None:
             return
         if value == value and (self._best is None or value > self._best[0]):
@@ -239,8 +243,8 @@ def _scores_of_classes(report: Evaluation) -> dict[str, float]:
     if report.task.kind == "classification":
         right, labelled = report.confusion.diagonal(), report.confusion.sum(1)
         return {name: right[i] / labelled[i] for i, name in enumerate(report.classes) if labelled[i]}
-    tags = {name: f"val/iou/{name}" for name in report.classes}
-    return {name: report.scalars[tag] for name, tag in tags.items() if tag in report.scalars}
+    scores, tags = report.scores(), {name: f"val/iou/{name}" for name in report.classes}
+    return {name: scores[tag] for name, tag in tags.items() if tag in scores}
 
 
 def _short(value: float) -> str:

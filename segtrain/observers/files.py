@@ -65,9 +65,9 @@ class Files:
             with self._forgiving[self._samples]():
                 replace(self._samples, _hardest(self._hardest, report.classes).encode())
         with self._forgiving[self._pictures]():
-            for tag, picture in pictures.of_evaluation(report).items():
+            for tag, picture in pictures.jpegs_of_evaluation(report).items():
                 name = tag.removeprefix("val/").replace("/", "-")
-                replace(self._pictures / f"{name}.jpg", pictures.jpeg(picture))
+                replace(self._pictures / f"{name}.jpg", picture.data)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from segtrain.observers.canvas import (
     contact_sheet,
     framed,
     hatched,
+    legend,
     line,
     padded,
     sheet,
@@ -50,12 +52,13 @@ def panel(probe: Probe, task: Task) -> Picture:
     return panels([probe], task)
 
 
-def panels(probes: Sequence[Probe], task: Task) -> Picture:
+def panels(probes: Sequence[Probe], task: Task, what: str = "") -> Picture:
     """One row of image, label, prediction and error map for each probe, under one title and above one legend."""
     rows = [beside(_panel_tiles(probe, task), gap=GAP) for probe in probes]
     seen = set[int]().union(*(np.unique(ids).tolist() for one in probes for ids in (one.target, one.prediction)))
-    title = "Errors: blue = right, orange = wrong (told apart by all kinds of colour vision), hatched = ignored"
-    return sheet(title, rows, _class_entries(task, seen))
+    errors = [Entry(swatch(BLUE), "in errors: right"), Entry(swatch(ORANGE), "in errors: wrong")]
+    rows.append(legend(errors, max(row.shape[1] for row in rows)))  # apart from classes of the same colour
+    return sheet(what or "Image, label, prediction and errors", rows, _class_entries(task, seen))
 
 
 def overlay(probe: Probe, task: Task) -> Picture:
@@ -136,14 +139,33 @@ def of_evaluation(report: Evaluation) -> dict[str, Picture]:
         return cards.of_evaluation(report)
     drawn, probes, task = dict[str, Picture](), report.probes[:_MOST_PROBES], report.task
     if probes:
-        drawn["probe/panel"] = panels(probes, task)
+        drawn["probe/panel"] = panels(probes, task, "Fixed images of the validation set")
+    if report.train_probes:
+        drawn["probe/train"] = panels(report.train_probes[:_MOST_PROBES], task, "Fixed images of the training set")
+    if report.wrong:
+        drawn["val/worst"] = panels(report.wrong[:_MOST_PROBES], task, "The images with the lowest IoU")
     if any(probe.mined is not None for probe in probes):
         drawn["mining/overlay"] = overlays(probes, task)
+        drawn["mining/classes"] = _classes_mined(probes, task)
     if any(probe.loss is not None for probe in probes):
         drawn["mining/loss_map"] = loss_maps(probes, task)
         drawn |= _loss_charts(probes, task)
     drawn["val/confusion"] = charts.confusion(report)
     return drawn
+
+
+class Jpeg(NamedTuple):
+    """A picture as a file."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+@lru_cache(maxsize=1)  # several observers ask for the same
+def jpegs_of_evaluation(report: Evaluation) -> dict[str, Jpeg]:
+    """The pictures of a report by tag, drawn once."""
+    return {tag: Jpeg(jpeg(picture), *picture.shape[:2]) for tag, picture in of_evaluation(report).items()}
 
 
 def jpeg(picture: Picture) -> bytes:
@@ -161,6 +183,7 @@ def _resized(probe: Probe) -> Probe:
         mined=None if probe.mined is None else visible(probe.mined, smooth=True),
         loss=None if probe.loss is None else visible(probe.loss, smooth=True),
         id=probe.id,
+        iou=probe.iou,
     )
 
 
@@ -169,7 +192,7 @@ def _panel_tiles(probe: Probe, task: Task) -> list[Picture]:
     right = (shown.prediction == shown.target)[..., None]
     errors = _ignored_hatched(np.where(right, BLUE, ORANGE).astype(np.uint8), shown.target != task.ignore_index)
     return [
-        titled("", shown.image, probe.id),
+        titled("" if probe.iou is None else f"IoU {probe.iou:.2f}: ", shown.image, probe.id),
         titled("label", colored(shown.target, task)),
         titled("prediction", colored(shown.prediction, task)),
         titled(f"errors: {_mean(100.0 * (probe.prediction != probe.target), probe, task)} % wrong", errors),
@@ -245,6 +268,15 @@ def _loss_charts(probes: Sequence[Probe], task: Task) -> dict[str, Picture]:
         "mining/curve": charts.curve(loss, valid, top_p),
         "mining/histogram": charts.histogram(loss[valid], threshold, top_p),
     }
+
+
+def _classes_mined(probes: Sequence[Probe], task: Task) -> Picture:
+    """How the mined pixels of all probes are divided among the classes, and how all valid pixels are."""
+    labels = np.concatenate([probe.target.ravel() for probe in probes if probe.mined is not None])
+    mined = np.concatenate([probe.mined.ravel() for probe in probes if probe.mined is not None])
+    known = labels < task.num_classes  # ignored pixels are beyond, and never mined
+    valid, kept = (np.bincount(labels[known], weights, task.num_classes) for weights in (None, mined[known]))
+    return charts.classes(kept, valid, task.classes)
 
 
 def _boundaries(target: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:

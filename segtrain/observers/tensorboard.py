@@ -17,6 +17,13 @@ from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_BLOB_SEQUENCE, DATA_
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams.metadata import (
+    EXPERIMENT_TAG,
+    NULL_TENSOR,
+    SESSION_START_INFO_TAG,
+    create_summary_metadata,
+)
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from segtrain.metrics import Evaluation
@@ -27,19 +34,29 @@ from segtrain.observers.observer import SampleLoss
 from segtrain.task import Task
 from segtrain.writing import append
 
+Hparam = float | str
+
 
 class TensorBoard:
     """Scalars, pictures and texts as events in `folder`, readable as soon as a call returns, even after kill -9.
 
     A run that goes on from `start_step` finished steps says so in its first event, and TensorBoard drops what an
-    earlier process wrote after that step. `texts`: Markdown by tag ("config").
+    earlier process wrote after that step. `texts`: Markdown by tag ("config"). `hparams` and the tags of `metrics` are
+    a row of the page where runs are compared.
     """
 
     # tensorboard's EventFileWriter writes from a thread that dies at the first OSError with a traceback of its own, and
     # leaves up to flush_secs of events in memory; its RecordWriter alone does what we need.
 
     def __init__(
-        self, folder: Path, task: Task, *, start_step: int = 0, texts: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        task: Task,
+        *,
+        start_step: int = 0,
+        texts: Mapping[str, str] | None = None,
+        hparams: Mapping[str, Hparam] | None = None,
+        metrics: Sequence[str] = (),
     ) -> None:
         seconds, rest = divmod(time.time_ns(), 10**9)
         # readers find event files by "tfevents" and go through them in the order of their names
@@ -53,6 +70,8 @@ class TensorBoard:
         first_new = start_step + 1 if start_step > 0 else 0
         self._write(Event(step=first_new, session_log=SessionLog(status=SessionLog.START)))
         values = [_text(tag, text) for tag, text in {"classes": _classes(task), **(texts or {})}.items()]
+        if hparams:
+            values += _hparams(hparams, metrics, seconds)
         self._add(start_step, _layout(task), *values)
 
     def on_step(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -63,13 +82,16 @@ class TensorBoard:
 
     def on_evaluation(self, step: int, report: Evaluation) -> None:
         self.on_step(step, report.scalars)
-        for tag, picture in pictures.of_evaluation(report).items():
-            self.picture(step, tag, picture)
+        for tag, picture in pictures.jpegs_of_evaluation(report).items():
+            self._jpeg(step, tag, picture)
 
     def picture(self, step: int, tag: str, picture: npt.NDArray[np.uint8]) -> None:
         """Show an RGB picture, uint8 [H, W, 3], under `tag`."""
-        height, width, _ = picture.shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=pictures.jpeg(picture))
+        self._jpeg(step, tag, pictures.Jpeg(pictures.jpeg(picture), *picture.shape[:2]))
+
+    def _jpeg(self, step: int, tag: str, picture: pictures.Jpeg) -> None:
+        data, height, width = picture
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
         self._add(step, self._described(Summary.Value(tag=tag, image=image)))
 
     def close(self) -> None:
@@ -114,6 +136,31 @@ def _layout(task: Task) -> Any:
     ]
     layout = layout_pb2.Layout(category=categories).SerializeToString()
     return _string_value("custom_scalars__config__", "custom_scalars", layout, shape=TensorShapeProto())
+
+
+def _hparams(hparams: Mapping[str, Hparam], metrics: Sequence[str], began: int) -> list[Any]:
+    """What TensorBoard's own helpers write, which need TensorFlow."""
+    experiment = api_pb2.Experiment(time_created_secs=began)
+    session = plugin_data_pb2.SessionStartInfo(start_time_secs=began)
+    for name, value in hparams.items():
+        number = isinstance(value, (int, float))
+        kind = api_pb2.DATA_TYPE_FLOAT64 if number else api_pb2.DATA_TYPE_STRING
+        experiment.hparam_infos.add(name=name, type=kind)
+        if number:
+            session.hparams[name].number_value = value
+        else:
+            session.hparams[name].string_value = value
+    for tag in metrics:
+        experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
+    return [
+        _hparams_value(EXPERIMENT_TAG, experiment=experiment),
+        _hparams_value(SESSION_START_INFO_TAG, session_start_info=session),
+    ]
+
+
+def _hparams_value(tag: str, **content: Any) -> Any:
+    metadata = create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    return Summary.Value(tag=tag, metadata=metadata, tensor=NULL_TENSOR)
 
 
 def _string_value(tag: str, plugin: str, content: bytes, *, shape: Any) -> Any:

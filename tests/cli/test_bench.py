@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.cli.bench import main
-from segtrain.cli.bench_verdict import Measured, verdict
+from segtrain.cli.bench.verdict import Measured, verdict
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 FLAGS = ["--import", "tiny_components", "--config", TINY, "--device", "cpu", "--steps", "3"]

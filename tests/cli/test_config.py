@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segtrain.cli.config import main
-from segtrain.cli.training import config_path
+from segtrain.cli.train.training import config_path
 from segtrain.config import load
 from segtrain.config.shipped import names
 

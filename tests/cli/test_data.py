@@ -218,8 +218,8 @@ def test_stats_are_those_of_the_pixels(told, config):
 
 class TestBrowse:
     def test_augmented_is_what_the_first_batch_holds(self, told, config):
-        from segtrain.cli.data_browse import _augmented
-        from segtrain.cli.data_common import component
+        from segtrain.cli.data.browse import _augmented
+        from segtrain.cli.data.common import component
         from segtrain.maker import Maker
 
         register_components()

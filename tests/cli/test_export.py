@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 
 import segtrain
-from segtrain.cli import export_formats, exporting
-from segtrain.cli.export import main
+from segtrain.cli.export import exporting, main
+from segtrain.cli.export import programs as export_formats
 from segtrain.cli.train import main as train
 
 HERE = Path(__file__).parents[1]

@@ -105,7 +105,7 @@ def test_windows_and_views_are_those_of_load(model, flags, options):
 
 
 def test_a_large_image_is_looked_at_through_windows_by_itself(model, monkeypatch):
-    from segtrain.cli import predicting
+    from segtrain.cli.predict import predicting
 
     monkeypatch.setattr(predicting, "LARGEST_WHOLE", 24 * 32 - 1)
     monkeypatch.setattr(predicting, "WINDOW", (8, 8))
@@ -117,7 +117,7 @@ def test_a_large_image_is_looked_at_through_windows_by_itself(model, monkeypatch
 
 
 def test_an_overlay_of_a_large_image_is_thinned_out(model, monkeypatch):
-    from segtrain.cli import predict_outputs
+    from segtrain.cli.predict import outputs as predict_outputs
 
     monkeypatch.setattr(predict_outputs, "_LARGEST_OVERLAY", 10)
     assert ask("photos/town/b.png", "--quiet", "--overlay", "--window", "9") == 0

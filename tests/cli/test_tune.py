@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from segtrain.cli.tune import main
-from segtrain.cli.tune_batch import Tried, largest, of_size
-from segtrain.cli.tune_lr import measured, plot, read
+from segtrain.cli.tune.batch import Tried, largest, of_size
+from segtrain.cli.tune.lr import measured, plot, read
 from segtrain.task import Batch
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")

@@ -134,7 +134,10 @@ def test_left_out_images_are_counted_and_told(cars: Path, caplog: pytest.LogCapt
     assert caplog.messages == [f"{cars}: 1 of 30 images are missing and left out: cars_train/00004.jpg"]
 
 
-def test_classes_without_images_can_be_left_out_and_the_others_keep_their_order(cars: Path):
+def test_classes_without_images_can_be_left_out_and_the_others_keep_their_order(
+    cars: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "segtrain")
     for row in ROWS[1::3]:
         (cars / "cars_train" / row[-1]).unlink()
     for split in ("train", "val", "trainval"):
@@ -142,6 +145,7 @@ def test_classes_without_images_can_be_left_out_and_the_others_keep_their_order(
         assert dataset.labels.names == ("AM General Hummer SUV 2000", "smart fortwo 2012")
         assert {item.label for item in dataset.items} == {0, 1}
     assert [int(dataset[i].target) for i in range(4)] == [0, 1, 0, 1]
+    assert "2 of 3 classes have images in this folder; the others are left out" in caplog.text
     assert len(stanford_cars(root=cars, missing="skip").labels.names) == 3
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from torch.distributed.checkpoint.filesystem import FileSystem
 
 from segtrain import checkpoint
-from segtrain.cli import training
-from segtrain.cli.train import main
+from segtrain.cli.train import main, training
 from segtrain.data.feed import Source
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner

@@ -100,7 +100,7 @@ def test_each_rank_writes_its_own_part_and_none_of_the_others(uninterrupted):
 
 def gathered_for(arguments):
     """The elements of each tensor that was gathered while this rank saved, by the name of the checkpoint."""
-    from segtrain.cli.job import Job
+    from segtrain.cli.train.job import Job
 
     save, full_tensor, seen = Job.save, DTensor.full_tensor, {}
 

@@ -5,6 +5,7 @@ import torch
 
 from segtrain.losses import kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
+from segtrain.losses.upsampling import Upsampled
 from segtrain.task import Task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -35,6 +36,25 @@ def test_values_and_gradients_are_those_of_the_plain_path(shape, dtype, layout, 
     for one, other in zip(*results, strict=True):
         half = one.dtype in (torch.bfloat16, torch.float16)
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-2 if half else 1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [2, 19, 150])
+def test_logits_at_low_resolution_are_interpolated_by_the_kernels(classes, dtype, layout, align_corners):
+    low, _ = scene((2, classes, 33, 18), dtype, layout)
+    target = scene((2, classes, 130, 71), dtype)[1]
+    share = torch.rand(target.shape, device="cuda").round()
+    results = []
+    for inputs in (low, low.detach().double().requires_grad_()):
+        logits = Upsampled(inputs, (132, 72), (130, 71), align_corners)
+        assert (kernels.cross_entropy(logits, target, None, 255, 0.1) is None) == (inputs is not low)
+        maps = pixel.cross_entropy(logits, target, label_smoothing=0.1)
+        results.append((*maps, torch.autograd.grad((maps.value * share).sum(), inputs)[0]))
+    for one, other in zip(*results, strict=True):
+        rough = one.dtype == torch.bfloat16
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-2 if rough else 1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scope", ["batch", "image"])

@@ -6,6 +6,7 @@ from torch._subclasses import FakeTensorMode
 
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.losses.kernels import blocks, gpu
+from segtrain.losses.upsampling import Upsampled
 from segtrain.task import Task
 
 # NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite
@@ -25,9 +26,11 @@ def scene(shape, dtype=torch.float32):
 def both(logits, target, weight=None, ignore_index=-100, smoothing=0.0):
     """Maps and gradients of the two kernels, Triton's first. Only a few pixels are kept."""
     share = (torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    upsampled = isinstance(logits, Upsampled)
     for kernel in (gpu, blocks):
-        inputs = logits.detach().requires_grad_()
-        maps = kernel.cross_entropy(inputs, target, weight, ignore_index, smoothing)
+        inputs = (logits.low if upsampled else logits).detach().requires_grad_()
+        given = logits._replace(low=inputs) if upsampled else inputs
+        maps = kernel.cross_entropy(given, target, weight, ignore_index, smoothing)
         yield maps, torch.autograd.grad((maps.value * share).sum(), inputs)[0]
 
 
@@ -56,6 +59,29 @@ def test_weights_and_smoothing(weighted, smoothing):
     check(*scene((2, 19, 6, 7)), weight, smoothing=smoothing)
 
 
+SIZES = [
+    ((1, 1), (4, 4), (4, 4)),
+    ((3, 5), (12, 20), (11, 18)),
+    ((3, 4), (10, 7), (10, 7)),
+    ((2, 3), (16, 24), (16, 24)),
+    ((5, 4), (3, 2), (3, 2)),
+]
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("low", "grid", "size"), SIZES)
+def test_logits_at_low_resolution(low, grid, size, align_corners):
+    for classes, dtype, layout in (
+        (3, torch.float32, torch.contiguous_format),
+        (19, torch.bfloat16, torch.channels_last),
+    ):
+        logits = scene((2, classes, *low), dtype)[0].to(memory_format=layout)
+        target = scene((2, classes, *size))[1]
+        weight = torch.linspace(0, 3, classes)
+        check(Upsampled(logits, grid, size, align_corners), target)
+        check(Upsampled(logits, grid, size, align_corners), target, weight, smoothing=0.1)
+
+
 def test_edges():
     logits, target = scene((1, 19, 12, 50))
     check(logits + 1e4, target)
@@ -76,7 +102,9 @@ def test_the_operators_are_registered_as_torch_wants_them():
     logits, target = scene((1, 5, 3, 4))
     logits.requires_grad_()
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(gpu._forward, (logits, target, None, -100, 0.0), test_utils=tests)
+    for grid in ((0, 0), (6, 8)):
+        labels = target if grid == (0, 0) else scene((1, 5, *grid))[1]
+        torch.library.opcheck(gpu._forward, (logits, labels, None, -100, 0.0, *grid, True), test_utils=tests)
 
 
 def test_a_step_on_a_gpu_asks_nothing_of_the_host():

@@ -97,3 +97,16 @@ def test_the_confusion_of_many_classes_is_of_those_confused_most():
     report = make_report((), make_task(names, [(0, 0, 0)] * 150))
     report.confusion[:] = np.eye(150, dtype=np.int64) * 100
     assert charts.confusion(report).shape[1] < 1400
+
+
+def test_classes_are_shown_by_what_is_mined_of_them_against_what_there_is():
+    names = [f"class {index}" for index in range(30)]
+    kept, valid = np.arange(30.0), np.full(30, 100.0)
+    valid[29] = 0  # it is not there
+    picture = charts.classes(kept, valid, names)
+    rows = (picture == np.array(charts.MAGENTA)).all(2)[:, charts._LEFT :].sum(1)
+    assert rows.max() > 0
+    assert picture.shape[1] < 480, "wider than a card of TensorBoard can show readably"
+    twenty, all_of_them = (charts.classes(kept[:n], valid[:n], names[:n]).shape[0] for n in (20, 29))
+    assert all_of_them - twenty <= 2 * 20, "of many classes only those with the highest lift, and a line that says so"
+    assert charts.classes(np.zeros(3), np.ones(3), names[:3]).size > 0

@@ -3,10 +3,12 @@ import io
 import math
 import os
 import pty
+from dataclasses import replace
 
 import pytest
 from reports import make_probe, make_report, make_task
 
+from segtrain.metrics import of_both
 from segtrain.observers.console import Console
 
 
@@ -66,6 +68,20 @@ def test_a_validation_names_scores_the_best_and_the_worst_class(tmp_path, report
     assert first.endswith("  best ↑ 0.745")
     assert "pole 0.010 ◂ worst" in "\n".join(classes)
     assert all(line.startswith("      ") and len(line) <= 100 for line in classes)
+
+
+def test_a_validation_of_two_sets_of_weights_tells_the_deciding_one_and_the_other_in_brackets(tmp_path, report):
+    stream = io.StringIO()
+    console = Console(tmp_path / "log.txt", steps=400, stream=stream)
+    other = replace(report, scalars={tag: value / 2 for tag, value in report.scalars.items()})
+    mious = [f"{one.scalars['val/miou']:.3f}" for one in (report, other)]
+    for averaged_decides in (False, True):
+        console.on_evaluation(400, of_both(report, other, averaged_decides=averaged_decides))
+    raw, averaged = (line for line in stream.getvalue().splitlines() if "mIoU" in line)
+    assert f"mIoU {mious[0]}" in raw
+    assert f"(ema {mious[1]})  best ↑ {mious[0]}" in raw
+    assert f"mIoU {mious[1]}" in averaged
+    assert f"(raw {mious[0]})" in averaged
 
 
 def test_the_best_is_kept_over_evaluations_resume_and_nan(tmp_path, report):

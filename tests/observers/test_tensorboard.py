@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data, parse_session_start_info_plugin_data
 
 from segtrain.observers.tensorboard import TensorBoard
 
@@ -31,9 +33,11 @@ def test_scalars_come_back_under_their_tags(tmp_path, task, report):
 
 def test_pictures_come_back_as_jpeg_of_the_stated_size(tmp_path, task, report):
     board = TensorBoard(tmp_path, task)
-    board.on_evaluation(40, report)
+    worst = replace(report.probes[0], iou=0.25)
+    board.on_evaluation(40, replace(report, train_probes=report.probes[:1], wrong=(worst,)))
     events = read(tmp_path)
-    assert {"probe/panel", "mining/overlay"} <= set(events.Tags()["images"])
+    expected = {"probe/panel", "probe/train", "mining/overlay", "mining/curve", "val/worst", "val/confusion"}
+    assert expected <= set(events.Tags()["images"])
     for tag in events.Tags()["images"]:
         (image,) = events.Images(tag)
         assert image.encoded_image_string.startswith(b"\xff\xd8")
@@ -59,6 +63,24 @@ def test_tags_are_explained(tmp_path, task, report):
     assert metadata["mining/threshold"].data_class == DATA_CLASS_SCALAR  # else the fast reader drops the description
     assert "pixel of the class" in metadata["mining/class_lift/pole"].summary_description
     assert metadata["unheard/of"].summary_description == ""
+
+
+def test_hyperparameters_are_a_row_of_the_page_that_compares_runs(tmp_path, task):
+    TensorBoard(tmp_path, task, hparams={"lr": 0.1, "encoder": "resnet18"}, metrics=["val/miou"])
+    found = {}
+    for tag, metadata in read(tmp_path).summary_metadata.items():
+        if metadata.plugin_data.plugin_name == "hparams":
+            found[tag] = parse_hparams(metadata.plugin_data.content, tag)
+    session = found["_hparams_/session_start_info"].hparams
+    assert session["lr"].number_value == 0.1
+    assert session["encoder"].string_value == "resnet18"
+    experiment = found["_hparams_/experiment"]
+    assert [info.name for info in experiment.hparam_infos] == ["lr", "encoder"]
+    assert [info.name.tag for info in experiment.metric_infos] == ["val/miou"]
+
+
+def parse_hparams(content, tag):
+    return (parse_session_start_info_plugin_data if "session" in tag else parse_experiment_plugin_data)(content)
 
 
 def test_a_resumed_run_shows_every_step_once(tmp_path, task, report):

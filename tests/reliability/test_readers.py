@@ -32,9 +32,15 @@ def die():
 def test_a_file_that_crashes_its_reader_is_named_by_the_check_of_all_data():
     code, said = run(*RUN, "--check-data", fault=in_a_worker(die))
     assert code == 2
-    assert "being loaded were: " in said
-    assert "scenes/train/00007" in said
+    assert "while reading scenes/train/00007; being loaded were: " in said
     assert "Traceback" not in said
+    assert not Path("run").exists()
+
+
+def test_every_file_is_read_before_the_first_step_where_the_configuration_asks_for_it():
+    code, said = run(*RUN, "data.verify=true", "data.train.length=200", fault=in_a_worker(die))
+    assert code == 2
+    assert "while reading scenes/train/00007" in said
     assert not Path("run").exists()
 
 
@@ -50,8 +56,7 @@ def test_a_file_that_crashes_its_reader_is_named_by_the_check_of_all_data():
 def test_a_reader_that_dies_or_hangs_ends_the_run_with_the_names_of_what_it_was_reading(act, trouble):
     code, said = run(*RUN, "data.workers=2", "data.timeout=2", fault=in_a_worker(act))
     assert code == 2
-    assert trouble in said
-    assert "scenes/train/00007" in said
+    assert f"{trouble} while reading scenes/train/00007; being loaded were: " in said
     assert "Traceback" not in said
 
 

@@ -1,12 +1,16 @@
 """Disk, memory, processes, sockets: what a run takes, and what happens where there is not enough."""
 
+import ctypes
 import errno
 import gc
 import json
 import os
 import random
+import re
 import resource
+import subprocess
 import threading
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,60 @@ def test_a_disk_that_fills_up_ends_the_run_with_74_and_leaves_the_last_checkpoin
     assert status["step"] > step >= 2
     code, said = run(*arguments, f"train.steps={step + 2}")
     assert code == 0, said
+
+
+def on_a_disk_of(megabytes, act):
+    """Call `act` in a process that has so small a file system at run/checkpoints, which ends with it."""
+
+    def inside():
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(0x00020000):  # CLONE_NEWNS: what is mounted here is seen by this process and its children
+            os._exit(77)
+        for command in ("--make-rprivate /", f"-t tmpfs -o size={megabytes}m tmpfs run/checkpoints"):
+            if subprocess.run(["mount", *command.split()], capture_output=True, timeout=60).returncode:
+                os._exit(77)
+        act()
+
+    Path("run/checkpoints").mkdir(parents=True)
+    process = get_context("fork").Process(target=inside)
+    process.start()
+    process.join()
+    if process.exitcode == 77:
+        pytest.skip("may not mount file systems here")
+    assert process.exitcode == 0
+
+
+def test_a_real_disk_that_is_full_ends_the_run_with_74_and_it_goes_on_when_there_is_room():
+    arguments = [
+        *PLAIN,
+        "model.width=256",
+        "train.steps=12",
+        "checkpoint={every: 1, keep_last: 3}",
+        "validate.every=12",
+    ]
+    checkpoints = Path("run/checkpoints")
+
+    def act():
+        (checkpoints / "filler").write_bytes(bytes(2_600_000))
+        code, said = run(*arguments)
+        assert code == 74, said
+        assert "No space left on device: run/checkpoints/step-" in said
+        needed, free = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) (?:bytes|are free)", said)[:2])
+        assert needed > free > 0
+        assert "Traceback" not in said
+        assert not list(checkpoints.glob("*.tmp"))
+        assert load(checkpoints / "last.pt")["step"] >= 1
+        (checkpoints / "more").write_bytes(bytes(3_900_000 - usage(checkpoints)))
+        code, said = run(*arguments)
+        assert code == 74, said
+        assert "needs about" in said, "and nothing was trained"
+        for name in ("filler", "more"):
+            (checkpoints / name).unlink()
+        code, said = run(*arguments)
+        assert code == 0, said
+        assert load(checkpoints / "last.pt")["step"] == 12
+
+    on_a_disk_of(4, act)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

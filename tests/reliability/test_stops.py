@@ -10,8 +10,8 @@ from processes import TINY, Child, run, stop_at
 from states import digest
 
 from segtrain.checkpoint import load
-from segtrain.cli import training
-from segtrain.cli.job import too_slow_to_stop
+from segtrain.cli.train import training
+from segtrain.cli.train.job import too_slow_to_stop
 from segtrain.evaluator import Evaluator
 from segtrain.learner import Learner
 

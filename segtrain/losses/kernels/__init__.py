@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segtrain.losses.kernels import blocks
+from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.losses.upsampling import Logits, Upsampled
 
-__all__ = ["PixelMap", "cross_entropy", "path"]
+__all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]
 
 # Plain time / time of the blocks, forward and backward, on one thread of a Xeon (2 MiB of L2), torch 2.14, 2026-11-28:
 #   19 classes  0.75 (1.4 M logits)  0.94 (2.5 M)  1.20 (5.0 M)  1.37 (10 M)
@@ -39,12 +39,22 @@ def cross_entropy(
         if compiling or not pays(logits.shape) or (low is not logits and not _is_finite(low)):
             return None
         return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing)
-    if isinstance(logits, Upsampled):
-        return None
     if logits.device.type == "cuda" and logits.dtype != torch.float64 and (gpu := _triton()) is not None:
         kernel: PixelMap = gpu.cross_entropy(logits, target, weight, ignore_index, smoothing)
         return kernel
     return None
+
+
+def bce_with_logits(
+    logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
+) -> PixelMap | None:
+    """The map of binary cross entropy, one class against the rest, with labels [B, H, W]; on a CPU only."""
+    low = logits.low if isinstance(logits, Upsampled) else logits
+    if low.dim() != 4 or low.device.type != "cpu" or torch.compiler.is_compiling() or logits.shape.numel() < _LARGE:
+        return None
+    if torch.func.debug_unwrap(low) is not low or (low is not logits and not _is_finite(low)):
+        return None
+    return binary.bce_with_logits(logits, target, weight, ignore_index, smoothing)
 
 
 def pays(shape: torch.Size) -> bool:

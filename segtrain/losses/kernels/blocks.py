@@ -42,7 +42,7 @@ class _CrossEntropy(torch.autograd.Function):
         smoothing: float,
         *upsampling: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        blocks = _blocks(low, upsampling)
+        blocks = blocks_of(low, upsampling)
         classes = low.shape[1]
         value, count, hardness, peak, total = (torch.empty_like(target, dtype=blocks.dtype) for _ in range(5))
         valid = torch.empty_like(target, dtype=torch.bool)
@@ -72,7 +72,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         low, target, weight, peak, total, count = ctx.saved_tensors
-        blocks = _blocks(low, ctx.upsampling)
+        blocks = blocks_of(low, ctx.upsampling)
         blocks.start_gradient()
         classes, smoothing = low.shape[1], ctx.smoothing
         for at in blocks.places:
@@ -128,6 +128,10 @@ class _Full:
         """x - peak, in a buffer that the next block will take over."""
         return torch.sub(x, peak[:, None], out=self._work[: x.numel()].view(x.shape))
 
+    def sigmoid(self, x: Tensor) -> Tensor:
+        """In the same buffer."""
+        return torch.sigmoid(x, out=self._work[: x.numel()].view(x.shape))
+
     def start_gradient(self) -> None:
         self.gradient = torch.zeros_like(self.logits)  # touched in one go: faults in the order of blocks take longer
 
@@ -168,8 +172,11 @@ class _Interpolated:
     def below_peak(self, x: Tensor, peak: Tensor) -> Tensor:
         return x.sub_(peak[:, None])
 
+    def sigmoid(self, x: Tensor) -> Tensor:
+        return x.sigmoid_()
+
     def start_gradient(self) -> None:
-        self.gradient = torch.zeros_like(self.logits.low, dtype=self.dtype, memory_format=torch.contiguous_format)
+        self.gradient = torch.zeros_like(self.logits.low, dtype=self.dtype)
 
     def write(self, at: Place, block: Tensor, factor: Tensor) -> None:
         """Add a block, times a factor per pixel, to the gradients of what `read` made it of."""
@@ -181,7 +188,8 @@ class _Interpolated:
         self.gradient[at[0], :, source] += narrow.view(images, classes, -1, narrow.shape[1])
 
 
-def _blocks(low: Tensor, upsampling: tuple[Any, ...]) -> _Full | _Interpolated:
+def blocks_of(low: Tensor, upsampling: tuple[Any, ...]) -> _Full | _Interpolated:
+    """The blocks of logits, or of those that the fields of an `Upsampled` after the first make of `low`."""
     return _Interpolated(Upsampled(low, *upsampling)) if upsampling else _Full(low)
 
 

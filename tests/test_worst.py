@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+
+from segtrain.metrics import SegmentationScores
+from segtrain.task import Batch, Task
+from segtrain.worst import WorstImages, iou_of_images
+
+TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)
+
+
+def some(images, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, 2, (images, 8, 9), generator=generator, dtype=torch.uint8)  # no image has class c
+    prediction = torch.where(torch.rand(images, 8, 9, generator=generator) < 0.7, target.long(), 2)
+    target[:, :2] = 255
+    return prediction, target
+
+
+def test_the_iou_of_an_image_is_the_mean_over_the_classes_in_its_label():
+    prediction, target = some(4)
+    target[3] = 255
+    found = iou_of_images(prediction, target, TASK)
+    for answer, label, iou in zip(prediction[:3], target[:3], found, strict=False):
+        counts = np.zeros((3, 3), np.int64)
+        valid = label != 255
+        np.add.at(counts, (label[valid].numpy(), answer[valid].numpy()), 1)
+        assert iou.item() == pytest.approx(SegmentationScores(counts, TASK.classes).iou[:2].mean())
+    assert found[3].item() == float("inf"), "an image without a label has none"
+
+
+def test_the_lowest_of_all_batches_are_kept_in_order():
+    worst, ious = WorstImages(TASK, 3), {}
+    for number in range(4):
+        prediction, target = some(2, seed=number)
+        names = (f"{number}-0", f"{number}-1")
+        worst.update(prediction, Batch(torch.zeros(2, 3, 8, 9, dtype=torch.uint8), target, names))
+        ious |= dict(zip(names, iou_of_images(prediction, target, TASK).tolist(), strict=True))
+    assert [probe.id for probe in worst.total()] == sorted(ious, key=ious.get)[:3]
+    assert [probe.iou for probe in worst.total()] == sorted(ious.values())[:3]
+    assert worst.total()[0].image.shape == (8, 9, 3)
+
+
+def test_none_are_kept_where_none_are_wanted():
+    worst = WorstImages(TASK, 0)
+    worst.update(*some(1))
+    assert worst.total() == ()
