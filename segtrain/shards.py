@@ -74,7 +74,7 @@ def verify(file: Path, state: Mapping[str, Any]) -> None:
     """Raise CheckpointError, with the name of the shard, unless all of `state` from `file` are what `write` left."""
     if "shards" not in state:
         return
-    folder, files = _folder(file, state), state["shards"]["files"]
+    folder, files = _listed(file, state)
     if extra := sorted({path.name for path in folder.glob("*")} - files.keys()):
         raise CheckpointError(f"{folder / extra[0]}: not a shard of {file}; move it out of the folder")
     for name, expected in files.items():
@@ -99,7 +99,7 @@ def read(file: Path, state: dict[str, Any], like: Mapping[str, Tensor] | None = 
     """
     if "shards" not in state:
         return state
-    reader = HuggingFaceStorageReader(str(_folder(file, state)))
+    reader = HuggingFaceStorageReader(str(_listed(file, state)[0]))
     try:
         parts = {
             path: _room(about.size, about.properties.dtype, _parameter(path, like or {}))
@@ -130,8 +130,12 @@ def are_in(state: Any) -> bool:
     return any(found)
 
 
-def _folder(file: Path, state: Mapping[str, Any]) -> Path:
-    return file.parent / Path(state["shards"]["folder"]).name
+def _listed(file: Path, state: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
+    """The folder beside `file` and the checksums of what is in it, by name."""
+    match state["shards"]:
+        case {"folder": str(folder), "files": dict(files)}:
+            return file.parent / Path(folder).name, {Path(str(name)).name: digest for name, digest in files.items()}
+    raise CheckpointError(f"{file}: does not say which shards belong to it")
 
 
 def _changed(state: Any, change: Callable[[str, Any], Any], where: str = "") -> Any:

@@ -1,5 +1,6 @@
 """Runs in shards: each rank writes its own part of a checkpoint, and any number of ranks goes on from it."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -178,6 +179,25 @@ def test_a_bad_shard_is_told_by_its_name_and_the_older_checkpoint_taken(harm, wo
     assert f"{bad}: {words}" in said
     assert "resume from run/checkpoints/step-4.shards.pt at step 4" in said
     assert digest(at_8 / "last.pt") == uninterrupted[1]["last.pt"]
+
+
+def test_what_lies_among_shards_or_only_looks_like_one_is_refused(at_8):
+    file = at_8 / "step-8.shards.pt"
+    state = checkpoint.load(file)
+    one = sorted((at_8 / "step-8.shards").iterdir())[0]
+    shards.verify(file, state)
+    (one.parent / "mine.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"mine\.safetensors: not a shard of run/checkpoints/step-8\.shards\.pt"):
+        shards.verify(file, state)
+    (one.parent / "mine.safetensors").unlink()
+    one.write_bytes(b"no tensors")
+    state["shards"]["files"][one.name] = hashlib.sha256(b"no tensors").hexdigest()
+    checkpoint.save(file, state)
+    with pytest.raises(CheckpointError, match=r"step-8\.shards\.pt: its shards cannot be read"):
+        shards.load(file)
+    checkpoint.save(file, {**state, "shards": ["elsewhere"]})
+    with pytest.raises(CheckpointError, match="does not say which shards belong to it"):
+        shards.load(file)
 
 
 @pytest.mark.slow
