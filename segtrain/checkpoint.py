@@ -56,7 +56,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         file.write(struct.pack("<H", _SEAL_SIZE) + _SEALED_BY % FORMAT)
         size = file.tell()
         file.seek(0)
-        digest = _sha256(file, size)
+        digest = sha256(file, size)
         file.seek(size)
         file.write(digest.encode())
         file.flush()
@@ -95,7 +95,7 @@ def link(source: str | Path, name: str | Path) -> None:
 def require_space(directory: str | Path, needed: int) -> None:
     """Raise DiskFullError unless `needed` bytes are free in `directory`."""
     if shutil.disk_usage(directory).free < needed:
-        raise _disk_full(Path(directory), needed)
+        raise disk_full(Path(directory), needed)
 
 
 def size_of(state: Any) -> int:
@@ -121,6 +121,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if _seal(file):
             _verify(path, file)
         state: Any = _unpickled(path, file)
+        if "shards" in state:
+            raise CheckpointError(
+                f"{path}: its weights lie in shards beside it; give the best.pt of the run, which is whole"
+            )
     state = next((state[key] for key in _WEIGHT_KEYS if isinstance(state.get(key), Mapping)), state)
     weights = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
     if not weights:
@@ -155,13 +159,13 @@ def _replacing(path: Path, size: int) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         # torch's writer may end in an error of its own that hides the first one
         first = error if isinstance(error, OSError) else error.__context__
         if isinstance(first, OSError) and first.errno in NO_SPACE:
-            raise _disk_full(path, size) from error
+            raise disk_full(path, size) from error
         raise
 
 
@@ -192,7 +196,7 @@ def _verify(path: Path, file: BinaryIO) -> None:
             "update segtrain"
         )
     file.seek(0)
-    if _sha256(file, size - 64) != seal[2].decode():
+    if sha256(file, size - 64) != seal[2].decode():
         raise CheckpointError(
             f"{path}: damaged, its content does not match its checksum; use another checkpoint or copy it again"
         )
@@ -237,7 +241,8 @@ def _what_it_is(file: BinaryIO) -> str:
     return "neither a checkpoint nor a file of weights"
 
 
-def _sha256(file: BinaryIO, size: int) -> str:
+def sha256(file: BinaryIO, size: int) -> str:
+    """The checksum of the next `size` bytes, or fewer where the file ends."""
     digest = hashlib.sha256()
     while size > 0 and (chunk := file.read(min(size, 1 << 20))):
         digest.update(chunk)
@@ -245,7 +250,7 @@ def _sha256(file: BinaryIO, size: int) -> str:
     return digest.hexdigest()
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """A rename is durable only when its directory has reached the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -254,7 +259,8 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def _disk_full(path: Path, needed: int) -> DiskFullError:
+def disk_full(path: Path, needed: int) -> DiskFullError:
+    """What to raise where `needed` bytes for `path` found no room."""
     folder = path if path.is_dir() else path.parent
     free = shutil.disk_usage(folder).free
     return DiskFullError(

@@ -27,7 +27,10 @@ class Deployed(nn.Module):
         self.model, self.answer = model, answer
 
     def forward(self, image: Tensor) -> Tensor:
-        logits = self._logits(image)
+        return self.answered(self._logits(image))
+
+    def answered(self, logits: Tensor) -> Tensor:
+        """The answer that logits of the model, [B, C, H, W] or [B, C], give."""
         if self.answer == "softmax":
             return probabilities(logits)
         if self.answer == "argmax":
@@ -42,14 +45,15 @@ class Deployed(nn.Module):
             return logits
         normal = (image.to(model.mean.dtype) - model.mean) / model.std
         height, width = image.shape[-2:]
-        if model.multiple == model.smallest == 1:
-            output = model.net(normal)
-            whole: Tensor = output[0] if model.has_image_head else output
-            return whole
-        down, right = (_missing(side, model) for side in (height, width))
-        output = model.net(F.pad(normal, (0, right, 0, down)))
+        padded = model.multiple > 1 or model.smallest > 1
+        if padded:
+            down, right = (_missing(side, model) for side in (height, width))
+            normal = F.pad(normal, (0, right, 0, down))
+        output = model.net(normal)
         logits = output[0] if model.has_image_head else output
-        return logits[..., :height, :width] if logits.ndim == 4 else logits
+        if model.upsampling is not None:
+            logits = model.upsampling(logits)
+        return logits[..., :height, :width] if padded and logits.ndim == 4 else logits
 
 
 def _missing(size: int, model: ImageModel) -> int:

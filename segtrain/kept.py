@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segtrain import shards
 from segtrain.checkpoint import is_valid, load
 from segtrain.errors import CheckpointError
 
-_STEP_FILE = re.compile(r"step-(\d+)\.pt")
-_OUR_TEMPORARY = re.compile(r"(last|best|step-\d+)\.pt\.tmp")
+_STEP_FILE = re.compile(r"step-(\d+)(\.shards)?\.pt")
+_OUR_TEMPORARY = re.compile(r"(last|best|step-\d+(\.shards)?)\.pt\.tmp")
+_OUR_SHARDS = re.compile(r"step-\d+\.shards(\.tmp)?")
 
 
 class Found(NamedTuple):
@@ -19,6 +22,13 @@ class Found(NamedTuple):
     path: Path
     state: dict[str, Any]
     damaged: tuple[CheckpointError, ...]
+
+
+def valid(path: Path) -> dict[str, Any]:
+    """The state in `path`, without the tensors that lie in shards, which are whole too. Raises CheckpointError."""
+    state = load(path)
+    shards.verify(path, state)
+    return state
 
 
 def newest_valid(directory: str | Path) -> Found:
@@ -30,7 +40,7 @@ def newest_valid(directory: str | Path) -> Found:
     damaged: list[CheckpointError] = []
     for path in newest_first(directory):
         try:
-            return Found(path, load(path), tuple(damaged))
+            return Found(path, valid(path), tuple(damaged))
         except CheckpointError as error:
             damaged.append(error)
     if damaged:
@@ -40,7 +50,7 @@ def newest_valid(directory: str | Path) -> Found:
 
 def newest_first(directory: Path) -> list[Path]:
     """`last.pt`, the `step-*.pt` and `best.pt`, as far as they are there."""
-    names = (directory / "last.pt", *_step_files(directory), directory / "best.pt")
+    names = (directory / "last.pt", *(path for _, path in _step_files(directory)), directory / "best.pt")
     return [path for path in names if path.exists()]
 
 
@@ -50,16 +60,23 @@ def prune(directory: str | Path, keep: int, step: int) -> list[str]:
     The one of `step`, where the run is, stays also where the run had gone further before.
     """
     problems: list[str] = []
-    valid = 0
-    for path in _step_files(Path(directory)):
-        if valid >= keep and path.name != f"step-{step}.pt":
+    good = 0
+    for number, path in _step_files(Path(directory)):
+        if good >= keep and number != step:
             try:
-                path.unlink()
+                delete(path)
             except OSError as error:
                 problems.append(f"{path}: cannot be deleted: {error.strerror}")
-        elif is_valid(path):
-            valid += 1
+        elif _is_valid(path):
+            good += 1
     return problems
+
+
+def delete(path: Path) -> None:
+    """Delete a numbered checkpoint, with its shards if it has some. Raises OSError."""
+    path.unlink()
+    if (folder := shards.folder_of(path)) is not None and folder.exists():
+        shutil.rmtree(folder)
 
 
 def remove_temporaries(directory: str | Path) -> None:
@@ -67,9 +84,22 @@ def remove_temporaries(directory: str | Path) -> None:
     for path in Path(directory).glob("*.tmp"):
         if _OUR_TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
+    for path in Path(directory).glob("step-*"):
+        if _OUR_SHARDS.fullmatch(path.name) and not path.with_name(f"{path.name}.pt").exists():
+            shutil.rmtree(path)
 
 
-def _step_files(directory: Path) -> list[Path]:
-    """Newest first."""
+def _is_valid(path: Path) -> bool:
+    if shards.folder_of(path) is None:
+        return is_valid(path)
+    try:
+        valid(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _step_files(directory: Path) -> list[tuple[int, Path]]:
+    """By step, newest first."""
     numbered = [(int(match[1]), path) for path in directory.glob("*") if (match := _STEP_FILE.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered, reverse=True)]
+    return sorted(numbered, reverse=True)

@@ -20,7 +20,7 @@ from segtrain.losses.criterion import Criterion
 from segtrain.losses.upsampling import Logits
 from segtrain.models.common import upsampling_deferred
 from segtrain.optim import Encoder, by_name, load_by_name
-from segtrain.parallel import gathered, load_full, spread, whole
+from segtrain.parallel import load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch, Output, logits_of
@@ -148,8 +148,11 @@ class Learner:
         return scalars
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, in plain values and tensors. Every rank calls it, for rank 0."""
-        state = {
+        """Everything that the next step depends on, in plain values and tensors, sharded ones as they are.
+
+        Every rank calls it.
+        """
+        return {
             "model": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": by_name(self.optimizer, self.model),
@@ -160,8 +163,6 @@ class Learner:
             "rng": of_all_ranks(rng_state()),
             "logs": of_all_ranks({name: float(value) for name, value in self.logs.items()}),
         }
-        full: dict[str, Any] = gathered(state)
-        return full
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`, on a learner built from the same configuration; CheckpointError if it is not."""

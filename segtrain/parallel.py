@@ -92,7 +92,8 @@ def gathered(state: Any) -> Any:
 
 def spread(full: Any, like: Any) -> Any:
     """The shard of this rank of a full tensor, where `like` is sharded and of its shape; else `full` itself."""
-    if not isinstance(like, DTensor) or not isinstance(full, Tensor) or full.shape != like.shape:
+    plain = isinstance(full, Tensor) and not isinstance(full, DTensor)
+    if not plain or not isinstance(like, DTensor) or full.shape != like.shape:
         return full
     return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 

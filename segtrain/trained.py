@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from segtrain.checkpoint import load
+from segtrain import shards
 from segtrain.config import Component, Config
 from segtrain.config.reader import restore
 from segtrain.data.transforms import Transform
@@ -50,7 +50,7 @@ def load_trained(
     and ConfigError.
     """
     file = _file(path)
-    state = load(file)
+    state = shards.load(file)
     if not {"config", "task", "model", "step"} <= state.keys():
         raise CheckpointError(f"{file} is no checkpoint of a run, its keys are {', '.join(map(str, list(state)[:8]))}")
     config, source = restore(state["config"], file, overrides)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from segtrain.churn import Churn
-from segtrain.distributed import Vote, is_main, share_buffers, sum_over_ranks
+from segtrain.distributed import Vote, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
 from segtrain.losses.upsampling import Logits
@@ -42,7 +42,7 @@ class Batches(Protocol):
 
 
 Evaluate = Callable[[nn.Module, int], Evaluation]
-Save = Callable[[str, dict[str, Any]], None]  # (name of the checkpoint, state)
+Save = Callable[[str, dict[str, Any]], None]  # (name of the checkpoint, state); every rank calls it
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,7 @@ class Trainer:
 
     def _save(self, name: str) -> None:
         self.learner.guard.check()
-        state = self.state_dict()
-        if is_main():
-            self.save(name, state)
+        self.save(name, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's state and the best value so far: all that a resumed run needs besides its configuration.

@@ -1,15 +1,16 @@
 """Whether two states of a training are the same, bit by bit."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 
-from segtrain.checkpoint import load
+from segtrain.shards import load
 
 
 def digest(path):
     """SHA-256 over every tensor, number and name of the training state in a checkpoint, RNG included."""
-    return digest_of(load(path))
+    return digest_of(load(Path(path)))
 
 
 def digest_of(state):

@@ -1,5 +1,6 @@
 """What the documents show is true: their examples run, their files exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_the_own_loss_of_the_documents_trains_and_is_mined(in_tmp, monkeypatch, 
     assert "top_p 0." in told.out
     assert main(["--import", "docs.examples.poly_loss", "--config", config, "criterion.loss.epsillon=1"]) == 2
     assert "did you mean 'epsilon'?" in capsys.readouterr().err
+
+
+def test_the_own_mining_rule_trains_and_shows_what_it_keeps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    arguments = [
+        "--import",
+        "docs.examples.above_median",
+        "--config",
+        str(ROOT / "tests/tiny.yaml"),
+        "--run-dir",
+        "run",
+    ]
+    code = main([*arguments, "--import", "tiny_components", "criterion={name: above_median}", "train.steps=4"])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    logged = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert 0.4 < logged[-1]["mining/top_p_effective"] < 0.7
 
 
 def test_the_own_loss_is_what_it_says(monkeypatch):

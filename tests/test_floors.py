@@ -53,6 +53,7 @@ FLOORS = {
     "optim": 1,
     "checkpoint": 1,
     "kept": 1,
+    "shards": 1,
     "finite": 1,
     "run": 1,
     "resume": 5,

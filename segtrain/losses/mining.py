@@ -111,6 +111,25 @@ class Threshold:
         return groups.selection(taken.share, taken.threshold, k, None)
 
 
+def selected(losses: LossMap, share: Tensor, threshold: Tensor, top_p: float | None = None) -> Selection:
+    """A selection with its statistics, for any rule: `share` float64 [B, *] is what it keeps of each entry.
+
+    `threshold` [G] is the smallest hardness kept in each group, NaN where nothing is; `top_p` is what was wanted.
+    """
+    used = ~threshold.isnan()
+    logs = {
+        "kept": share.sum(),
+        "valid": losses.valid.sum().double(),
+        "hardness_kept": (share * losses.hardness).sum(),
+        "hardness_all": losses.hardness.sum(dtype=torch.float64),
+        "threshold": torch.where(used, threshold.double(), 0.0).sum(),
+        "thresholds": used.sum().double(),
+    }
+    if top_p is not None:
+        logs["top_p"] = torch.full_like(logs["kept"], top_p)
+    return Selection(share, threshold, logs)
+
+
 def mined_share(top_p: float, warmup: int | Schedule | None, step: int) -> float:
     """The share of pixels kept at `step`: all before an integer warm-up, or from all to `top_p` as a schedule rises."""
     if warmup is None:
@@ -207,17 +226,5 @@ class _Groups:
         return min_over_ranks(here) if self.over_ranks else here
 
     def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
-        """The selection with its statistics; `kept` [G] is what was taken from each group over its ranks."""
-        hardness = self.losses.hardness
-        used = kept > 0
-        logs = {
-            "kept": share.sum(),
-            "valid": self.losses.valid.sum().double(),
-            "hardness_kept": (share * hardness).sum(),
-            "hardness_all": hardness.sum(dtype=torch.float64),
-            "threshold": torch.where(used, threshold.double(), 0.0).sum(),
-            "thresholds": used.sum().double(),
-        }
-        if top_p is not None:
-            logs["top_p"] = torch.full_like(logs["kept"], top_p)
-        return Selection(share, torch.where(used, threshold, torch.nan), logs)
+        """What was selected; `kept` [G] is what was taken from each group over its ranks."""
+        return selected(self.losses, share, torch.where(kept > 0, threshold, torch.nan), top_p)

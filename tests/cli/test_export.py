@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from tiny_components import tiny
 
 import segtrain
 from segtrain.cli.export import exporting, main
 from segtrain.cli.export import programs as export_formats
 from segtrain.cli.train import main as train
+from segtrain.deployed import Deployed
 
 HERE = Path(__file__).parents[1]
 OURS = ["--import", "tiny_components"]
@@ -130,6 +132,19 @@ def test_an_export_that_differs_is_refused_loudly_and_leaves_nothing(trained, in
     assert "error: model.safetensors differs from the model: by up to 5" in told
     assert "nothing is kept" in told
     assert list(in_tmp.iterdir()) == []
+
+
+def test_an_export_is_compared_with_the_model_as_it_was_trained(tmp_path):
+    class Halved(Deployed):
+        def _logits(self, image):
+            return super()._logits(image) / 2
+
+    halved = Halved(tiny(3).eval(), "logits")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(exporting.ExportError, match="differs from the model"), torch.no_grad():
+        exporting.compared(
+            halved, lambda image: halved(torch.from_numpy(image)).numpy(), tmp_path / "model.onnx", [images()], 1e-3
+        )
 
 
 def test_an_exporter_that_fails_is_one_message_and_leaves_nothing(trained, in_tmp, capsys, monkeypatch):

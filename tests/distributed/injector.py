@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from torch.distributed.checkpoint.filesystem import FileSystem
+
 from segtrain import checkpoint
 from segtrain.cli.train import main, training
 from segtrain.data.feed import Source
@@ -43,6 +45,32 @@ def inject(what, step):
         Evaluator._logits = fail
     elif what == "save":
         checkpoint.save = fail
+    else:
+        inject_in_shards(what, step)
+
+
+def inject_in_shards(what, step):
+    """kill -9 in the save of a sharded checkpoint, after `step` steps."""
+
+    def killed_at_the_step(owner, name, part=""):
+        call = getattr(owner, name)
+
+        def called(*values, **options):
+            if f"step-{step}.shards" in str(values) and part in str(values):
+                Path("fault").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*values, **options)
+
+        setattr(owner, name, called)
+
+    if what == "write a shard":
+        killed_at_the_step(FileSystem, "create_stream")
+    elif what == "name the folder":
+        killed_at_the_step(os, "replace", ".shards.tmp")
+    elif what == "write the rest":
+        killed_at_the_step(os, "replace", ".shards.pt.tmp")
+    elif what == "make it the last":
+        killed_at_the_step(checkpoint, "link")
 
 
 if __name__ == "__main__":

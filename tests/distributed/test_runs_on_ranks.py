@@ -17,6 +17,7 @@ from ranks import on_ranks
 from states import digest
 from torchrun import TINY, wait_for
 
+from segtrain import shards
 from segtrain.build import build, register_components
 from segtrain.checkpoint import load
 from segtrain.cli.train import main
@@ -66,7 +67,7 @@ def test_ranks_with_few_images_or_none_end_with_the_model_of_one_process(world, 
     assert main([*TINY, "--run-dir", "one", "data.batch_size=4", *few]) == 0
     several = [*TINY, "--run-dir", "several", f"data.batch_size={4 // world}", *few, f"train.strategy={strategy}"]
     assert on_ranks(world, main, several, joined=False) == [0] * world
-    one, theirs = (load(f"{run}/checkpoints/last.pt")["model"] for run in ("one", "several"))
+    one, theirs = (shards.load(Path(run, "checkpoints/last.pt"))["model"] for run in ("one", "several"))
     for name in one:
         torch.testing.assert_close(theirs[name], one[name], rtol=0, atol=1e-12)
     for row, expected in zip(table(Path("several")), table(Path("one")), strict=True):
@@ -159,10 +160,10 @@ def test_shards_leave_whole_checkpoints_and_the_resumed_run_ends_as_the_uninterr
     assert train("--run-dir", "half", *exact, "train.strategy=fsdp", "--profile", "4") == [0, 0]
     assert train("--run-dir", "half", *exact, "train.strategy=fsdp", "--resume", "auto") == [0, 0]
     assert digest("half/checkpoints/last.pt") == digest("whole/checkpoints/last.pt")
-    one, shards = (load(f"{run}/checkpoints/last.pt") for run in ("one", "whole"))
+    one, theirs = (shards.load(Path(run, "checkpoints/last.pt")) for run in ("one", "whole"))
     for part in ("model", "ema"):
         for name in one[part]:
-            torch.testing.assert_close(shards[part][name], one[part][name], rtol=0, atol=1e-12)
+            torch.testing.assert_close(theirs[part][name], one[part][name], rtol=0, atol=1e-12)
     for row, expected in zip(table(Path("whole")), table(Path("one")), strict=True):
         assert row["val/miou"] == pytest.approx(expected["val/miou"], rel=1e-9)
     assert main([*TINY, "--run-dir", "next", *exact, "--init", "whole/checkpoints/best.pt"]) == 0

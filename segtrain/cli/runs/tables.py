@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import filecmp
 import itertools
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from segtrain import svg
+from segtrain import kept, shards, svg
 from segtrain.errors import ConfigError, did_you_mean
 from segtrain.history import evaluations, steps
 from segtrain.run import RunDirectory
@@ -107,10 +108,14 @@ def clean(args: argparse.Namespace) -> int:
         for file in sorted(folder.glob("*.pt")):
             if file in keep or (file.name != "last.pt" and file.stat().st_ino in same):
                 continue
+            parts = shards.folder_of(file)
+            if parts is not None and any(filecmp.cmp(file, one, shallow=False) for one in keep):
+                continue  # on a file system without hard links `last` is a copy that needs the same shards
             freed += file.stat().st_size if file.stat().st_nlink == 1 or file.name != "last.pt" else 0
-            print(f"{'deleted' if args.yes else 'would delete'} {file} ({_size(file)})")
+            freed += 0 if parts is None else _bytes(parts)
+            print(f"{'deleted' if args.yes else 'would delete'} {file} ({_size(file, *([parts] if parts else []))})")
             if args.yes:
-                file.unlink()
+                kept.delete(file)
     print(f"{freed / 2**20:,.0f} MiB" + ("" if args.yes else "; nothing is deleted without --yes"))
     return 0
 
@@ -203,7 +208,10 @@ def _same(configs: Sequence[Mapping[str, Any]], key: str) -> bool:
     return all(one.get(key, ...) == configs[0].get(key, ...) for one in configs)
 
 
-def _size(path: Path) -> str:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    inodes = {file.stat().st_ino: file.stat().st_size for file in files}
-    return f"{sum(inodes.values()) / 2**20:,.1f} MiB"
+def _size(*paths: Path) -> str:
+    return f"{_bytes(*paths) / 2**20:,.1f} MiB"
+
+
+def _bytes(*paths: Path) -> int:
+    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
+    return sum({file.stat().st_ino: file.stat().st_size for file in files}.values())

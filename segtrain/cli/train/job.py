@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from segtrain import checkpoint, distributed, kept
+from segtrain import checkpoint, distributed, kept, shards
 from segtrain.build import Built
 from segtrain.cli.stopping import exit_code, on_stop
 from segtrain.cli.train.banner import banner, command_text, hyperparameters
@@ -28,6 +28,7 @@ from segtrain.observers.console import Console
 from segtrain.observers.files import Files
 from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
+from segtrain.parallel import gathered
 from segtrain.profiling import heaviest, in_words, unmeasured
 from segtrain.resume import Start
 from segtrain.trainer import Best, Interrupted, Trainer
@@ -66,7 +67,9 @@ class Job:
     def run(self) -> int:
         """Train; leave a status that tells the truth however it ends."""
         if self.start.state is not None:
-            self.trainer.load_state_dict(self.start.state)
+            assert self.start.checkpoint is not None
+            parameters = dict(self.built.learner.model.named_parameters())
+            self.trainer.load_state_dict(shards.read(self.start.checkpoint, self.start.state, parameters))
         if distributed.is_main():
             self.run_dir.start(self.source.to_yaml())
         with on_stop(self.stop):
@@ -180,9 +183,16 @@ class Job:
         return pictures.batch(images, targets, batch.ids, self.built.task)
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Publish a checkpoint: `best`, or a numbered one that `last` then means."""
+        """Publish a checkpoint: `best`, always whole, or a numbered one that `last` then means. Every rank calls it."""
         began = time.monotonic()
-        folder = self.run_dir.checkpoints
+        file = self.run_dir.checkpoints / ("best.pt" if name == "best" else f"step-{self.trainer.learner.step}.pt")
+        if name == "best":
+            state = gathered(state)
+        elif shards.are_in(state):
+            folder = file.with_suffix(shards.SUFFIX)
+            file, state = file.with_suffix(f"{shards.SUFFIX}.pt"), shards.write(folder, state)
+        if not distributed.is_main():
+            return
         task = self.built.task
         complete = {
             **state,
@@ -195,12 +205,9 @@ class Job:
                 "link": self.built.learner.criterion.link,
             },
         }
-        if name == "best":
-            checkpoint.save(folder / "best.pt", complete)
-        else:
-            numbered = folder / f"step-{self.trainer.learner.step}.pt"
-            checkpoint.save(numbered, complete)
-            checkpoint.link(numbered, folder / "last.pt")
+        checkpoint.save(file, complete)
+        if name == "last":
+            checkpoint.link(file, file.with_name("last.pt"))
             self.prune()
         self.status("running")
         if slow := too_slow_to_stop(time.monotonic() - began):
