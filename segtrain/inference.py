@@ -39,7 +39,8 @@ class Inference:
         if self.stride is not None and self.window is None:
             raise ValueError(f"stride {self.stride} without a window; give the size of the windows as well")
         if self.stride and self.window and any(s > w for s, w in zip(self.stride, self.window, strict=True)):
-            raise ValueError(f"stride {self.stride} is longer than the window {self.window}: pixels would be left out")
+            stride, window = ("x".join(map(str, size)) for size in (self.stride, self.window))
+            raise ValueError(f"stride {stride} is longer than the window {window}: pixels would be left out")
         if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
             raise ValueError(f"scales {self.scales}: expected one or more numbers above 0")
         if self.batch < 1:

@@ -59,8 +59,10 @@ class PngRows:
                 self._file.close()
                 self._unfinished.replace(self._path)
         finally:
-            self._file.close()
-            self._unfinished.unlink(missing_ok=True)
+            try:
+                self._file.close()  # writes what is left, which a full disk refuses again
+            finally:
+                self._unfinished.unlink(missing_ok=True)
 
     def _chunk(self, kind: bytes, data: bytes) -> None:
         self._file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))

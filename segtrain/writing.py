@@ -29,6 +29,6 @@ def replace(path: Path, data: bytes) -> None:
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)
-    except OSError:
+    except BaseException:  # a signal that ends the process as well
         unfinished.unlink(missing_ok=True)
         raise

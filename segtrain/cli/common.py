@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -17,7 +20,7 @@ from segtrain.checkpoint import NO_SPACE
 from segtrain.distributed import launch_rank, launched
 from segtrain.errors import UserError
 
-FAILED, USAGE, DISK_FULL, INTERRUPTED = 1, 2, 74, 130
+FAILED, USAGE, DISK_FULL, INTERRUPTED, TERMINATED = 1, 2, 74, 130, 143
 PRECEDENCE_S = 10.0  # how long the other ranks leave the word to rank 0
 
 
@@ -50,6 +53,8 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
 
     Under torchrun the error is recorded for its report, and a mistake that all ranks have made is told by rank 0.
     """
+    if not launched() and threading.current_thread() is threading.main_thread():  # torchrun ends ranks that hang
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         return (record(command)() or 0) if launched() else command()
     except UserError as error:
@@ -76,6 +81,12 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
             raise
         print(f"rank {launch_rank()} ends: it lost another one ({str(error).split('. ')[0]})", file=sys.stderr)
         return FAILED
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    """What was begun is taken back on the way out, as after Ctrl-C."""
+    print("stopped by SIGTERM", file=sys.stderr)
+    sys.exit(TERMINATED)
 
 
 def _is_of_another_rank(error: RuntimeError) -> bool:

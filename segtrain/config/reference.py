@@ -71,8 +71,12 @@ def look_up(path: str) -> Place:
             known |= _below(target)
         if word not in known:
             here = ".".join(words[:depth])
+            if not known:
+                raise ConfigError(f"keys {path}: {here!r} is a value and holds no keys")
             where = f"{here!r} holds no" if here else "there is no section or"
-            raise ConfigError(f"keys {path}: {where} key {word!r}{did_you_mean(word, known, limit=20)}")
+            inside = [name for name, one in known.items() if not isinstance(one, Key) and word in component_keys(one)]
+            hint = f"; it is a key of {here}.{inside[0]}" if inside else did_you_mean(word, known, limit=20)
+            raise ConfigError(f"keys {path}: {where} key {word!r}{hint}")
         found = known[word]
         key = found if isinstance(found, Key) else None
         factory = None if isinstance(found, Key) else found

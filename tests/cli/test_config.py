@@ -118,3 +118,30 @@ def test_keys_lead_from_the_sections_to_every_component(capsys):
     assert "'criterion.mined' holds no key 'topp'; did you mean 'top_p'?" in refused(
         capsys, "keys", "criterion.mined.topp"
     )
+
+
+def test_a_name_that_no_configuration_has_is_answered_with_those_there_are(capsys):
+    assert main(["show", "bootstap"]) == 2
+    assert "no configuration called 'bootstap' comes along; did you mean 'bootstrap'?" in capsys.readouterr().err
+
+
+def test_sweeps_can_be_compared(capsys):
+    assert main(["diff", "sweeps/mining_camvid", "sweeps/mining_scenes"]) == 0
+    assert "../bootstrap.yaml" in capsys.readouterr().out
+
+
+def test_a_copy_with_a_space_in_its_name_can_be_pasted(tmp_path, capsys):
+    assert main(["cp", "camvid", str(tmp_path / "my own.yaml")]) == 0
+    assert f"--config '{tmp_path / 'my own.yaml'}'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("data.batch_size.x", "'data.batch_size' is a value and holds no keys"),
+        ("optimizer.weight_decay", "'optimizer' holds no key 'weight_decay'; it is a key of optimizer."),
+    ],
+)
+def test_a_place_that_holds_no_such_key_is_told(place, told, capsys):
+    assert main(["keys", place]) == 2
+    assert told in capsys.readouterr().err

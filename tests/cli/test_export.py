@@ -212,3 +212,9 @@ def test_a_network_of_the_library_is_exported_for_any_size(in_tmp):
         with torch.no_grad():
             expected = model.trained.model(torch.from_numpy(batch)).numpy()
         np.testing.assert_allclose(session.run(None, {"image": batch})[0], expected, atol=1e-3)
+
+
+def test_an_opset_that_the_exporter_does_not_give_is_refused(trained, in_tmp, capsys):
+    assert ask(trained, "--opset", "5") == 2
+    assert "--opset 5: torch" in capsys.readouterr().err
+    assert not Path("out").exists()

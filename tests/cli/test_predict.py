@@ -199,3 +199,11 @@ def test_a_checkpoint_knows_what_its_channels_mean(run):
     assert trained.task.classes == ("blue", "green", "red")
     assert trained.step == json.loads((run / "status.json").read_text())["best"]["step"]
     assert not trained.model.training
+
+
+def test_nothing_is_left_where_no_image_could_be_read(run, capsys):
+    assert ask("gone.jpg") == 2
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "error: gone.jpg does not exist"
+    assert told.out == ""
+    assert not Path("predictions").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from pathlib import Path
 
 from segtrain.checkpoint import NO_SPACE
@@ -53,7 +54,7 @@ def cp(args: argparse.Namespace) -> int:
             raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another place") from error
         print(path)
     command = "sweep" if reference and reference[1] == "config" else "train"
-    print(f"next: segtrain {command} --config {dest}" + (" --dry-run" if command == "train" else ""))
+    print(f"next: segtrain {command} --config {shlex.quote(str(dest))}" + (" --dry-run" if command == "train" else ""))
     return 0
 
 
@@ -64,4 +65,4 @@ def meant(text: str) -> Path:
         if (path / "config.yaml").is_file():
             return path / "config.yaml"
         raise ConfigError(f"{text} is a folder without a config.yaml; name a configuration or the directory of a run")
-    return find(text) if not path.exists() and text.removesuffix(".yaml") in names() else path
+    return path if path.exists() or (path.suffix and text.removesuffix(".yaml") not in names()) else find(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def show(args: argparse.Namespace) -> int:
     """The resolved configuration; with the origins it is still YAML, and gives the same when it is loaded."""
     register_components(args.modules)
     path = meant(args.config)
-    config, source = load(path, args.overrides, **({"schema": Sweep} if _is_sweep(path) else {}))
+    config, source = _loaded(path, args.overrides)
     if args.json:
         values, origins = dict(leaves(plain_config(config))), source.provenance()
         print(json.dumps({key: {"value": value, "origin": origins[key]} for key, value in values.items()}, indent=1))
@@ -106,6 +106,11 @@ def _checked(path: Path, overrides: list[str]) -> str:
     return f"  (a sweep of {len(runs)} runs)"
 
 
+def _loaded(path: Path, overrides: Sequence[str] = ()) -> tuple[Any, Source]:
+    """A configuration, or a sweep."""
+    return load(path, overrides, schema=Sweep) if _is_sweep(path) else load(path, overrides)
+
+
 def _is_sweep(path: Path) -> bool:
     root = read(path).value
     return isinstance(root, dict) and "variants" in root
@@ -115,7 +120,7 @@ def diff(args: argparse.Namespace) -> int:
     """The values that are not the same."""
     register_components(args.modules)
     paths = [meant(args.first), meant(args.second)]
-    first, second = (dict(leaves(plain_config(load(path)[0]))) for path in paths)
+    first, second = (dict(leaves(plain_config(_loaded(path)[0]))) for path in paths)
     keys = [key for key in {**first, **second} if first.get(key, ...) != second.get(key, ...)]
     if args.json:
         print(json.dumps({key: [one.get(key) for one in (first, second)] for key in keys}, indent=1))

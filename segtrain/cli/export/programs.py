@@ -60,6 +60,9 @@ def export_onnx(plan: Plan, path: Path) -> None:
         )
     assert program is not None
     proto = program.model_proto
+    written = next(one.version for one in proto.opset_import if not one.domain)
+    if written != plan.opset:  # the exporter only says so in a warning
+        raise ConfigError(f"--opset {plan.opset}: torch {torch.__version__} gives {written} instead; name that one")
     _name_axes(proto, plan.axes)
     for key, value in plan.about.items():
         entry = proto.metadata_props.add()

@@ -113,6 +113,7 @@ class Outputs:
             yield
         except OSError as error:
             if error.errno in NO_SPACE:
+                error.filename = error.filename or self.folder
                 raise
             where = error.filename or self.folder
             raise ConfigError(f"cannot write to {where}: {error.strerror}; choose another --out") from error

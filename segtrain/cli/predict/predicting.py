@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from segtrain import distributed
-from segtrain.cli.common import FAILED
+from segtrain.cli.common import FAILED, USAGE
 from segtrain.cli.loaded import inference, trained
 from segtrain.cli.predict.inputs import Images, Inputs, Item, Videos, ahead
 from segtrain.cli.predict.outputs import SUFFIXES, TABLE, Outputs
@@ -46,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
     inputs: Inputs = Videos(args.inputs, args.every) if args.video else Images(args.inputs, args.max_pixels)
     job = _job(args, Predictor(trained(args)), way)
     job.outputs.check(inputs.places() if job.outputs.kinds else [], folders=args.video, overwrite=args.overwrite)
-    job.outputs.begin(job.columns)
     began, done, failed = time.perf_counter(), 0, 0
     with tqdm(total=inputs.total, unit="img", disable=True if args.quiet else None, leave=False) as bar:
         for answer in job.answers(ahead(iter(inputs))):
@@ -56,13 +55,17 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 tqdm.write(f"error: {answer.error}", file=sys.stderr)
                 continue
+            if done - failed == 1:
+                job.outputs.begin(job.columns)
             job.outputs.row(answer.row)
             if not args.quiet:
                 tqdm.write(_line(done, max(done, inputs.total), answer), file=sys.stdout)
-    if not args.quiet:
+    if not args.quiet and done > failed:
         pace = (done - failed) / (time.perf_counter() - began)
         print(f"{done - failed} of {done} images in {args.out / TABLE}, {pace:.3g} images/s")
     distributed.stop()
+    if done == failed:
+        return USAGE
     return FAILED if failed else 0
 
 

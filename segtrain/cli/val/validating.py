@@ -7,26 +7,23 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
 from segtrain import distributed
 from segtrain.boundary import BoundaryIoU
-from segtrain.build import first, label_counts
+from segtrain.build import first
 from segtrain.checkpoint import NO_SPACE
 from segtrain.cli.data.common import component, new_folder, watch
-from segtrain.cli.loaded import inference, trained
+from segtrain.cli.loaded import criterion, inference, plain_criterion, trained
 from segtrain.cli.val.report import Report, as_json, told, write
 from segtrain.data.dataset import Dataset
 from segtrain.data.loading import val_loader
 from segtrain.errors import ConfigError, UserError
 from segtrain.evaluator import Evaluator
 from segtrain.image_scores import Answers, ImageScores
-from segtrain.losses import components
-from segtrain.losses.criterion import Criterion, as_criterion
-from segtrain.registry import CRITERIA, PIXEL_LOSSES, REGION_LOSSES
+from segtrain.losses.criterion import Criterion
 from segtrain.task import Batch, Task, predict
 from segtrain.trained import Trained
 
@@ -63,13 +60,13 @@ def validate(model: Trained, args: argparse.Namespace) -> Report:
         rank=distributed.rank(),
         world=distributed.world_size(),
     )
-    criterion, remark = criterion_of(model)
+    loss, remark = criterion_of(model)
     outlines, images, answers = Outlines(task, args.boundary, model), ImageScores(task, args.worst), Answers(task)
     segmentation = task.kind == "segmentation"
     evaluator = Evaluator(
         watch(loader, len(loader)) if distributed.is_main() else loader,
         task,
-        criterion.to(device),
+        loss.to(device),
         precision=model.precision,
         pictures=args.worst,
         inference=way,
@@ -118,17 +115,11 @@ def dataset(model: Trained, split: str, limit: int | None) -> Dataset:
 
 def criterion_of(model: Trained) -> tuple[Criterion, str]:
     """The criterion of the run, for the loss; or a plain one and a remark, where the run's needs what is not here."""
-    task, maker, config = model.task, model.maker, model.config
-    maker.run_for(config.train.steps or max(1, model.step))
-    maker.label_counts = cache(lambda: label_counts(maker.make(config.data.train)))
-    for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
-        maker.context[registry] = (task,)
     try:
-        return as_criterion(maker.make(config.criterion), task), ""
+        return criterion(model), ""
     except UserError as error:
-        plain = components.cross_entropy if model.link == "softmax" else components.bce_with_logits
-        what = "cross_entropy" if model.link == "softmax" else "bce_with_logits"
-        return as_criterion(plain(task), task), f"loss is that of {what}, without weights: {error.messages[0]}"
+        plain, name = plain_criterion(model)
+        return plain, f"loss is that of {name}, without weights: {error.messages[0]}"
 
 
 def default_folder(checkpoint: Path) -> Path:
