@@ -38,9 +38,7 @@ def newest_valid(directory: str | Path) -> Found:
     """
     directory = Path(directory)
     damaged: list[CheckpointError] = []
-    for path in (directory / "last.pt", *(path for _, path in _step_files(directory)), directory / "best.pt"):
-        if not path.exists():
-            continue
+    for path in newest_first(directory):
         try:
             return Found(path, valid(path), tuple(damaged))
         except CheckpointError as error:
@@ -48,6 +46,12 @@ def newest_valid(directory: str | Path) -> Found:
     if damaged:
         raise CheckpointError(*(message for error in damaged for message in error.messages))
     raise CheckpointError(f"{directory}: no checkpoint here; expected last.pt, step-*.pt or best.pt")
+
+
+def newest_first(directory: Path) -> list[Path]:
+    """`last.pt`, the `step-*.pt` and `best.pt`, as far as they are there."""
+    names = (directory / "last.pt", *(path for _, path in _step_files(directory)), directory / "best.pt")
+    return [path for path in names if path.exists()]
 
 
 def prune(directory: str | Path, keep: int, step: int) -> list[str]:

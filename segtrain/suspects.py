@@ -119,7 +119,7 @@ class Suspects:
             surprise = float(np.log(of_prediction / np.maximum(of_label, 1e-6)).mean())
             usual = self._log_confidence[prediction] - self._log_confidence[label]
             score = float((surprise - usual) * core.sum() ** _GROWTH)
-            if len(self._found) == self._keep and score <= self._found[-1].score:
+            if score <= 0 or (len(self._found) == self._keep and score <= self._found[-1].score):
                 continue
             found = Suspect(
                 image=batch.ids[index],

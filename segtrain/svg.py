@@ -125,7 +125,7 @@ def _legend(names: Sequence[str], left: float, top: float, width: float) -> tupl
     """Entries in rows, and where they end."""
     parts, x, y = list[str](), left, top
     for index, name in enumerate(names):
-        needed = 34 + 7.6 * len(name)
+        needed = 38 + 8.2 * len(name)
         if x > left and x + needed > width:
             x, y = left, y + _ROW
         parts.append(

@@ -114,6 +114,13 @@ def test_a_class_that_the_model_hardly_ever_sees_is_suspected_less():
     assert scores[0] - scores[1] == pytest.approx(np.log(9) * 4**0.25), "the outer ring is explained"
 
 
+def test_what_contradicts_a_label_no_more_than_usual_is_no_suspect():
+    swapped = target()
+    swapped[2:6, 4:8] = 2
+    assert found(swapped, sure(target(), 0.8), confidence=np.array([0.9, 0.9, 0.1])) == []
+    assert found(swapped, sure(target(), 0.8), confidence=np.array([0.9, 0.9, 0.2])) != []
+
+
 def test_views_are_averaged_and_others_only_say_whether_they_agree():
     true = target()
     true[3:7, 5:15] = 2

@@ -69,7 +69,8 @@ _MEANINGS = {
     "mining/curve": "How much of the loss the hardest share p of the pixels holds.",
     "mining/histogram": "How many pixels have which loss, and from where on they are mined.",
     "val/confusion": "Rows are labels, columns predictions, in percent of the row.",
-    "data/batch": "Images and labels as the model is trained on, after augmentation.",
+    "data/batch": "Images and labels as the model is trained on, after augmentation: the next batch when the process "
+    "begins, and the first one of the epoch after.",
 }
 
 Charts = dict[str, dict[str, list[str]]]  # category → chart → what its tags match; TensorBoard matches at the beginning

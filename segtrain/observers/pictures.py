@@ -31,6 +31,7 @@ from segtrain.observers.canvas import (
     legend,
     line,
     padded,
+    painted,
     sheet,
     stacked,
     swatch,
@@ -44,6 +45,7 @@ from segtrain.task import Task
 _ALL_CLASSES = 24  # more classes than this: the legend names only those that are to be seen
 _MOST_IMAGES = 16  # of a batch
 _MOST_PROBES = 64  # a JPEG is at most 65 535 pixels high
+_RIGHT_OR_WRONG = np.array([ORANGE, BLUE] + 254 * [ORANGE], np.uint8)
 _LOSS_RANGE = 1e-3, 10.0  # of the colours; the same everywhere, so that evaluations can be compared
 
 
@@ -189,8 +191,8 @@ def _resized(probe: Probe) -> Probe:
 
 def _panel_tiles(probe: Probe, task: Task) -> list[Picture]:
     shown = _resized(probe)
-    right = (shown.prediction == shown.target)[..., None]
-    errors = _ignored_hatched(np.where(right, BLUE, ORANGE).astype(np.uint8), shown.target != task.ignore_index)
+    right = painted(shown.prediction == shown.target, _RIGHT_OR_WRONG)
+    errors = _ignored_hatched(right, shown.target != task.ignore_index)
     return [
         titled("" if probe.iou is None else f"IoU {probe.iou:.2f}: ", shown.image, probe.id),
         titled("label", colored(shown.target, task)),
@@ -209,7 +211,7 @@ def colored(ids: npt.NDArray[np.uint8], task: Task) -> Picture:
     """Train ids [H, W] in the colours of the palette; an id without a class is hatched."""
     table = np.zeros((256, 3), np.uint8)
     table[: task.num_classes] = task.palette
-    return _ignored_hatched(table[ids], ids < task.num_classes)
+    return _ignored_hatched(painted(ids, table), ids < task.num_classes)
 
 
 def _overlay_tile(probe: Probe, task: Task) -> Picture:
@@ -217,9 +219,9 @@ def _overlay_tile(probe: Probe, task: Task) -> Picture:
     assert probe.mined is not None
     assert shown.mined is not None
     gray = cv2.cvtColor(cv2.cvtColor(shown.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    pale = 0.5 * shown.image + 0.25 * gray
-    share = 0.8 * shown.mined[..., None]
-    mixed = ((1 - share) * pale + share * np.array(MAGENTA)).astype(np.uint8)
+    pale = cv2.addWeighted(shown.image, 0.5, gray, 0.25, 0)
+    share = np.float32(0.8) * shown.mined.astype(np.float32)
+    mixed = cv2.blendLinear(pale, np.full_like(pale, MAGENTA), 1 - share, share).astype(np.uint8, copy=False)
     mixed[_boundaries(shown.target)] = 255
     return titled(f"{_mean(100.0 * probe.mined, probe, task)} % mined: ", mixed, probe.id)
 
@@ -288,8 +290,10 @@ def _boundaries(target: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def _ignored_hatched(picture: Picture, valid: npt.NDArray[np.bool_]) -> Picture:
-    drawn: Picture = np.where(valid[..., None], picture, hatched(*valid.shape))
-    return drawn
+    if valid.all():
+        return picture
+    shown = np.ascontiguousarray(valid).view(np.uint8)
+    return cv2.copyTo(picture, shown, hatched(*valid.shape)).astype(np.uint8, copy=False)
 
 
 def _class_entries(task: Task, seen: set[int]) -> list[Entry]:

@@ -109,6 +109,8 @@ def test_the_model_card_says_what_one_has_to_know(trained, in_tmp):
     ):
         assert words in text
     assert json.loads(Path("out/classes.json").read_text())[0]["name"] == "ground"
+    best = json.loads((trained / "status.json").read_text())["best"]
+    assert f"| val/miou | {best['val/miou']:.4f} |" in text, "of the averaged weights, as exported"
 
 
 def test_a_checkpoint_alone_is_enough_for_the_card(trained, in_tmp):

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from segtrain import checkpoint
 from segtrain.build import register_components
-from segtrain.cli.mining import main
+from segtrain.cli.mining import main, parser
+from segtrain.cli.mining.run import run as mine
 from segtrain.cli.train import main as train
+from segtrain.errors import ConfigError
 from segtrain.trained import load_trained
 
 HERE = Path(__file__).parents[1]
@@ -117,6 +120,26 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, in_tmp, capsys):
             look(*flags)
         assert end.value.code == 2
     assert not (run / "mining").exists()
+
+
+def test_several_processes_would_write_the_same_files_and_are_refused(run, monkeypatch):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="start it without torchrun"):
+        mine(parser().parse_args(["--checkpoint", "run"]))
+    assert not (run / "mining").exists()
+
+
+def test_no_more_checkpoints_are_read_than_are_compared(run, capsys):
+    folder = run / "checkpoints"
+    assert look("--suspects", 0) == 0
+    (folder / "step-1.pt").write_bytes(b"damaged")
+    assert look("--suspects", 0, "--overwrite") == 2, "a third one is looked for"
+    assert "step-1.pt" in capsys.readouterr().err
+    state = checkpoint.load(folder / "step-4.pt")
+    checkpoint.save(folder / "step-6.pt", {**state, "step": 6})
+    assert look("--suspects", 0, "--overwrite") == 0
+    assert {"same_as_step_6", "same_as_step_4"} <= rows("top_p.csv")[0].keys()
 
 
 def test_suspects_are_listed_with_their_places_and_drawn(run, capsys):

@@ -40,7 +40,7 @@ def test_ls_and_show_say_how_runs_stand(runs, mined, capsys):
     assert [(one["status"], one["step"]) for one in listed] == [("finished", "8/8")] * 2
     assert str(mined) in told(capsys, "ls", runs)
     shown = json.loads(told(capsys, "show", mined, "--json"))
-    assert f"val/miou {shown['scores']['val_ema/miou']:.4f}" in told(capsys, "show", mined)
+    assert f"val/miou {shown['scores']['val_ema/miou']:.4f} (ema) at 8" in told(capsys, "show", mined)
     assert shown["environment"]["ranks"] == 1
 
 

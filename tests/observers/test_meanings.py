@@ -18,6 +18,8 @@ def tags_of(config, *overrides):
     events = EventAccumulator("run/tb")
     events.Reload()
     tags = events.Tags()
+    epoch = {"tiny.yaml": 5, "tiny_classifier.yaml": 4}[config]
+    assert [one.step for one in events.Images("data/batch")] == [0, epoch], "the first batch of two epochs"
     return tags["scalars"], tags["images"], tags["tensors"]
 
 

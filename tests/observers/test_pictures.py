@@ -36,6 +36,12 @@ def test_probes_of_every_size_are_drawn(height, width, task):
     assert all(max(picture.shape) <= 2200 for picture in drawn.values())
 
 
+def test_ignored_pixels_have_diagonals_whatever_the_size():
+    for height, width in SIZES:
+        diagonal = np.add.outer(np.arange(height), np.arange(width)) // 3 % 2
+        np.testing.assert_array_equal(hatched(height, width), np.where(diagonal[..., None], 175, 235).repeat(3, 2))
+
+
 def test_an_evaluation_without_probes_mining_or_loss_draws_what_it_can():
     assert list(pictures.of_evaluation(make_report(()))) == ["val/confusion"]
     plain = dataclasses.replace(make_probe(0), mined=None, loss=None)

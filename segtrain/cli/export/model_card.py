@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ import torch
 
 from segtrain import __version__
 from segtrain.config.writer import plain_config, to_yaml
+from segtrain.history import deciding, evaluations
 from segtrain.trained import Trained
 
 _SHOWN = 40  # scores of single classes
@@ -39,7 +39,7 @@ def card(
         "## Files\n\n" + "\n".join(f"    {line}" for line in checks) + f"\n\nCompared with PyTorch on {compared_on}.",
         "## Use\n\n" + _use(args.format, args.answer),
         "## Classes\n\n| number | class | colour |\n|---|---|---|\n" + _classes(model),
-        "## Metrics\n\n" + _metrics(model, args.checkpoint),
+        "## Metrics\n\n" + _metrics(model, args.checkpoint, weights),
         "## Training data\n\n" + _data(config),
         f"## Versions\n\nsegtrain {__version__}, torch {torch.__version__}, Python {platform.python_version()}.",
         "## Configuration\n\n```yaml\n" + to_yaml(config).rstrip() + "\n```",
@@ -85,16 +85,13 @@ def _classes(model: Trained) -> str:
     return "\n".join(f"| {index} | {name} | {list(color)} |" for index, (name, color) in enumerate(rows))
 
 
-def _metrics(model: Trained, checkpoint: Path) -> str:
-    """What the run recorded at this step, or else what the checkpoint knows."""
+def _metrics(model: Trained, checkpoint: Path, weights: str) -> str:
+    """What the run recorded of these weights at this step, or else what the checkpoint knows."""
     run = checkpoint if checkpoint.is_dir() else checkpoint.parent.parent
-    rows: list[dict[str, Any]] = []
-    if (run / "metrics.csv").is_file():
-        with open(run / "metrics.csv", encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("step") == str(model.step)]
+    rows = [row for row in evaluations(run) if row.get("step") == model.step]
     if rows:
-        scores = [(tag, value) for tag, value in rows[-1].items() if tag != "step" and value][:_SHOWN]
-        table = "\n".join(f"| {tag} | {float(value):.4f} |" for tag, value in scores)
+        scores = list(deciding(rows[-1], weights).items())[:_SHOWN]
+        table = "\n".join(f"| {tag} | {value:.4f} |" for tag, value in scores)
         return f"On the validation data at step {model.step:,}:\n\n| | |\n|---|---|\n{table}"
     if model.best is not None:
         metric, value, step = model.best

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segtrain.cli.loaded import criterion, plain_criterion
 from segtrain.errors import UserError
+from segtrain.kept import newest_first
 from segtrain.losses.maps import LossMap
 from segtrain.losses.terms import PixelTerms
 from segtrain.trained import Trained, Weights, load_trained
@@ -35,11 +36,9 @@ def loaded(path: Path, device: torch.device, weights: Weights) -> list[Trained]:
     """The model of a checkpoint; or the best one of a run's directory, then its others from the newest on."""
     models = {(best := load_trained(path, device, weights=weights)).step: best}
     if path.is_dir():
-        files = {file.stat().st_ino: file for file in sorted((path / "checkpoints").glob("*.pt"))}
-        others = [load_trained(file, device, weights=weights) for file in files.values()]
-        others.sort(key=lambda one: -one.step)
-        for other in others:
+        for file in newest_first(path / "checkpoints"):
             if len(models) <= OTHERS:
+                other = load_trained(file, device, weights=weights)
                 models.setdefault(other.step, other)
     return list(models.values())
 

@@ -49,6 +49,8 @@ class Looked:
 
 def run(args: argparse.Namespace) -> int:
     """The whole job; returns the exit code."""
+    if distributed.launched():
+        raise ConfigError("mining looks with one process; start it without torchrun")
     out = args.out or default_folder(args.checkpoint) / args.split
     check_folder(out, overwrite=args.overwrite)
     register_components(args.modules)
@@ -64,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
         files = tables.files(report) | pictures_of(report, seen.hardest.probes(report.shown.threshold))
         for name, content in files.items():
             replace(folder / name, content)
+    remarks = [*rank.remarks, *about_suspects(report, asked=args.suspects > 0)]
     if args.json:
-        print(json.dumps({**tables.as_json(report), "out": str(out)}))
+        print(json.dumps({**tables.as_json(report), "remarks": remarks, "out": str(out)}))
     else:
-        print("\n".join([*tables.told(report), *rank.remarks, "", f"{out}: {', '.join(written(out))}"]))
+        print("\n".join([*tables.told(report), *remarks, "", f"{out}: {', '.join(written(out))}"]))
     return 0
 
 
@@ -137,6 +140,15 @@ def forward(trained: Trained, image: Tensor) -> Tensor:
     with trained.precision.autocast():
         logits: Tensor = trained.model(image)
     return logits
+
+
+def about_suspects(report: tables.Report, *, asked: bool) -> list[str]:
+    """What has to be known to read them."""
+    if report.suspects and report.trained.prepare:
+        return ["boxes are in pixels of the images as data.val_prepare makes them, not of the files"]
+    if asked and not report.suspects:
+        return ["no label is suspect: the model contradicts none more than it usually errs"]
+    return []
 
 
 def pictures_of(report: tables.Report, probes: Sequence[Probe]) -> dict[str, bytes]:

@@ -142,12 +142,13 @@ def summary(path: Path) -> dict[str, Any]:
     if state == "running" and not run.in_use():
         state = "died"
     best = status.get("best") or {}
-    words = [f"{tag} {value:.4f}" for tag, value in best.items() if tag != "step"]
+    words = [f"{tag} {value:.4f}" for tag, value in best.items() if tag not in ("step", "weights")]
+    of = f" ({best['weights']})" if "weights" in best else ""
     minutes = round(trained_seconds(path) / 60)
     return {
         "run": str(path),
         "status": state,
-        "best": f"{words[0]} at {best.get('step')}" if words else "-",
+        "best": f"{words[0]}{of} at {best.get('step')}" if words else "-",
         "step": f"{status.get('step', 0)}/{status.get('steps', '?')}",
         "trained": f"{minutes // 60}:{minutes % 60:02d}",
         "time": status.get("time", ""),

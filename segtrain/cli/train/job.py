@@ -163,13 +163,21 @@ class Job:
         board = TensorBoard(
             path / "tb", built.task, start_step=step, texts=texts, hparams=hyperparameters(built), metrics=metrics
         )
-        board.picture(step, "data/batch", self.first_batch())
+        for at in (step, self.next_epoch()):
+            if at < built.steps or at == step:
+                board.picture(at, "data/batch", self.batch_after(at))
         return [self.console, Files(path, built.task, start_step=step), board]
 
-    def first_batch(self) -> npt.NDArray[np.uint8]:
-        """What the network will see next, augmented, as a picture."""
-        learner = self.trainer.learner
-        position = (learner.step + learner.skipped) * self.config.train.accumulate
+    def next_epoch(self) -> int:
+        """The finished steps after which the next epoch begins, if none is skipped until then."""
+        skipped, accumulate = self.trainer.learner.skipped, self.config.train.accumulate
+        position = (self.trainer.learner.step + skipped) * accumulate
+        epochs = position // self.built.loader.batches_per_epoch + 1
+        return -(-epochs * self.built.loader.batches_per_epoch // accumulate) - skipped
+
+    def batch_after(self, step: int) -> npt.NDArray[np.uint8]:
+        """What the network will see after `step` finished steps, augmented, as a picture."""
+        position = (step + self.trainer.learner.skipped) * self.config.train.accumulate
         (batch,) = self.built.loader.again(position, 1)
         images, targets = batch.image.permute(0, 2, 3, 1).numpy(), batch.target.numpy()
         return pictures.batch(images, targets, batch.ids, self.built.task)
@@ -221,9 +229,9 @@ class Job:
         self.run_dir.write_status(status, step=step, steps=self.built.steps, best=self.best(), **facts)
 
     def best(self) -> dict[str, Any] | None:
-        """The best evaluation so far, None before there is one."""
-        best = self.trainer.best
-        return {best.metric: best.value, "step": best.step} if best.step >= 0 else None
+        """The best evaluation so far, None before there is one; and if it is of averaged weights, that it is."""
+        best, averaged = self.trainer.best, {"weights": "ema"} if self.trainer.judge_ema else {}
+        return {best.metric: best.value, "step": best.step, **averaged} if best.step >= 0 else None
 
     def end(self, status: str, words: str | None, **facts: Any) -> None:
         """Last words, on the main rank."""
@@ -239,7 +247,8 @@ class Job:
     def farewell(self, best: Best) -> str:
         """What the run came to, for people."""
         minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
-        score = f" · {best.metric} {best.value:.4f} at step {best.step}" if best.step >= 0 else ""
+        of = " (ema)" if self.trainer.judge_ema else ""
+        score = f" · {best.metric} {best.value:.4f}{of} at step {best.step}" if best.step >= 0 else ""
         result = self.run_dir.checkpoints / ("best.pt" if best.step >= 0 else "last.pt")
         return f"done   {minutes}m{seconds:02d}s{score} · {result}"
 
