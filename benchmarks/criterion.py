@@ -31,10 +31,10 @@ from torch import Tensor
 
 from segtrain.losses import components
 from segtrain.losses.criterion import as_criterion, bootstrapped_ce
-from segtrain.losses.upsampling import Logits, Upsampled, full_resolution
 from segtrain.models.common import upsampling_deferred
 from segtrain.models.smp import encoder_decoder
 from segtrain.task import Task
+from segtrain.upsampling import Logits, Upsampled, full_resolution
 
 SHAPES = {
     "cpu": [(4, 2, 512, 512), (4, 19, 512, 512), (4, 150, 256, 256)],

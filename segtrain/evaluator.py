@@ -14,13 +14,13 @@ from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.inference import WHOLE, Inference
 from segtrain.losses.criterion import Criterion
-from segtrain.losses.upsampling import Logits, by_pixel, full_resolution
 from segtrain.memory import memory_for
 from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
 from segtrain.mistakes import Mistakes
 from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
+from segtrain.upsampling import Logits, by_pixel, full_resolution
 from segtrain.worst import WorstImages
 
 SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare smaller images in data.val_prepare"

@@ -17,13 +17,13 @@ from segtrain.distributed import of_all_ranks, rank, sum_over_ranks, world_size
 from segtrain.errors import CheckpointError
 from segtrain.finite import Attempt, FiniteGuard
 from segtrain.losses.criterion import Criterion
-from segtrain.losses.upsampling import Logits
 from segtrain.models.common import upsampling_deferred
 from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.parallel import load_full, spread, whole
 from segtrain.precision import Precision
 from segtrain.schedule import Schedule
 from segtrain.task import Batch, Output, logits_of
+from segtrain.upsampling import Logits
 
 Logs = dict[str, Tensor]
 

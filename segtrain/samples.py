@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from segtrain.losses.criterion import Criterion
-from segtrain.losses.upsampling import Logits
 from segtrain.observers.observer import SampleLoss
 from segtrain.task import Batch, predict
+from segtrain.upsampling import Logits
 
 
 class SampleLosses:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from segtrain.losses.upsampling import Logits
+    from segtrain.upsampling import Logits
 
 Kind = Literal["segmentation", "classification"]
 Link = Literal["softmax", "sigmoid"]

@@ -17,7 +17,6 @@ from segtrain.churn import Churn
 from segtrain.distributed import Vote, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
-from segtrain.losses.upsampling import Logits
 from segtrain.memory import in_use, memory_for
 from segtrain.metrics import Evaluation, of_both
 from segtrain.observers.observer import Observer
@@ -25,6 +24,7 @@ from segtrain.parallel import whole_on_every_rank
 from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 from segtrain.transfer import Transfer
+from segtrain.upsampling import Logits
 
 SMALLER_STEP = (
     "Halve data.batch_size and double train.accumulate (about the same step in less memory), crop smaller in "

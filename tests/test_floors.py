@@ -26,7 +26,7 @@ FLOORS = {
     "transfer": 1,
     "losses.maps": 1,
     "losses.targets": 1,
-    "losses.upsampling": 0,
+    "upsampling": 0,
     "losses.pixel": 1,
     "losses.channels": 1,
     "losses.region": 1,

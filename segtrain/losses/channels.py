@@ -27,7 +27,7 @@ from segtrain.losses.targets import (
     read_labels,
     shield,
 )
-from segtrain.losses.upsampling import Logits, full_resolution
+from segtrain.upsampling import Logits, full_resolution
 
 Activation = Callable[[Tensor], Tensor]  # what makes of logits the values that are compared
 

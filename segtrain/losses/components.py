@@ -13,10 +13,10 @@ from segtrain.losses import channels, pixel, region
 from segtrain.losses.maps import LossMap, Reduced
 from segtrain.losses.pixel import Spread, check_gamma, check_smoothing
 from segtrain.losses.targets import label_weight, named_entries
-from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights, weight_tensor
 from segtrain.registry import PIXEL_LOSSES, REGION_LOSSES
 from segtrain.task import Link, Task
+from segtrain.upsampling import Logits, full_resolution
 
 
 class Pixelwise(nn.Module):

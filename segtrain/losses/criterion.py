@@ -20,11 +20,11 @@ from segtrain.losses.pixel import Spread
 from segtrain.losses.presence import ImagePresence
 from segtrain.losses.targets import named_entries
 from segtrain.losses.terms import ImageTerm, PixelTerms, RegionTerm, Term, Weight, weight_at
-from segtrain.losses.upsampling import Logits, full_resolution
 from segtrain.losses.weights import ClassWeights
 from segtrain.registry import CRITERIA
 from segtrain.schedule import Rise
 from segtrain.task import Link, Output, Task, logits_of, predict
+from segtrain.upsampling import Logits, full_resolution
 
 
 class Criterion(nn.Module):

@@ -12,8 +12,8 @@ from torch import Tensor
 from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
-from segtrain.losses.upsampling import Logits, by_pixel
 from segtrain.task import Task
+from segtrain.upsampling import Logits, by_pixel
 
 _EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
 _CONFIDENT = 0.95

@@ -24,7 +24,7 @@ from segtrain.losses.targets import (
     read_labels,
     shield,
 )
-from segtrain.losses.upsampling import Logits, full_resolution
+from segtrain.upsampling import Logits, full_resolution
 
 Spread = Literal["all", "others"]
 

@@ -13,9 +13,9 @@ from segtrain.losses.components import Pixelwise, Regionwise
 from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, of_all, reduced
 from segtrain.losses.mining import Mean
 from segtrain.losses.presence import ImagePresence
-from segtrain.losses.upsampling import Logits, Upsampled, full_resolution
 from segtrain.schedule import Schedule
 from segtrain.task import Link, Output, logits_of
+from segtrain.upsampling import Logits, Upsampled, full_resolution
 
 Weight = float | Schedule
 Term = Union["PixelTerms", "RegionTerm", "ImageTerm"]

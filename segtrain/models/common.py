@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from segtrain.checkpoint import read_weights
 from segtrain.errors import CheckpointError
-from segtrain.losses.upsampling import Logits, Upsampled
 from segtrain.task import Output
+from segtrain.upsampling import Logits, Upsampled
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -5,8 +5,8 @@ import torch
 
 from segtrain.losses import kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
-from segtrain.losses.upsampling import Upsampled
 from segtrain.task import Task
+from segtrain.upsampling import Upsampled
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -6,8 +6,8 @@ from torch._subclasses import FakeTensorMode
 
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.losses.kernels import blocks, gpu
-from segtrain.losses.upsampling import Upsampled
 from segtrain.task import Task
+from segtrain.upsampling import Upsampled
 
 # NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

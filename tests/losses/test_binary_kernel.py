@@ -6,7 +6,7 @@ import torch
 from segtrain.losses import channels, kernels
 from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.maps import LossMap
-from segtrain.losses.upsampling import Upsampled
+from segtrain.upsampling import Upsampled
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 1e-2}
 

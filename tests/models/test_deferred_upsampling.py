@@ -7,12 +7,13 @@ import pytest
 import torch
 from segmentation_models_pytorch.base import SegmentationHead
 
-from segtrain.losses import kernels, upsampling
+from segtrain import upsampling
+from segtrain.losses import kernels
 from segtrain.losses.kernels import blocks
-from segtrain.losses.upsampling import Upsampled
 from segtrain.models.common import upsampling_deferred
 from segtrain.models.smp import ARCHITECTURES, encoder_decoder
 from segtrain.task import Batch
+from segtrain.upsampling import Upsampled
 
 ENDS_IN_ONE = {"fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer"}
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from segtrain import upsampling
 from segtrain.evaluator import Evaluator
-from segtrain.losses import kernels, upsampling
+from segtrain.losses import kernels
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.losses.kernels import blocks
-from segtrain.losses.upsampling import Upsampled
 from segtrain.precision import Precision
 from segtrain.registry import MODELS
 from segtrain.task import Batch, Task
+from segtrain.upsampling import Upsampled
 
 TASK = Task("segmentation", tuple(map(str, range(150))), ((0, 0, 0),) * 150)
 SIDE = 256

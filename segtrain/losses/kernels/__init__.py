@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.upsampling import Logits, Upsampled
+from segtrain.upsampling import Logits, Upsampled
 
 __all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]
 

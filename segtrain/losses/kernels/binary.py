@@ -15,7 +15,7 @@ from segtrain.losses.kernels.blocks import blocks_of
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.losses.kernels.once import once
 from segtrain.losses.targets import Labels, read_labels
-from segtrain.losses.upsampling import Logits, Upsampled
+from segtrain.upsampling import Logits, Upsampled
 
 _LINEAR = 40  # softplus(x) is x from here on, also in float64
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.losses.kernels.once import once
 from segtrain.losses.targets import full_precision, read_labels
-from segtrain.losses.upsampling import Logits, Place, Upsampled
+from segtrain.upsampling import Logits, Place, Upsampled
 
 _BLOCK = 1 << 19  # logits per thread: smaller blocks wait for Python, larger ones for memory
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.upsampling import Logits, Taps, Upsampled, taps
+from segtrain.upsampling import Logits, Taps, Upsampled, taps
 
 WARPS = 4
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segtrain.losses import kernels, pixel, upsampling
+from segtrain import upsampling
+from segtrain.losses import kernels, pixel
 from segtrain.losses.criterion import Criterion, as_criterion
 from segtrain.losses.kernels import blocks
-from segtrain.losses.upsampling import Upsampled, by_pixel, full_resolution
 from segtrain.registry import CRITERIA
 from segtrain.task import Task, predict
+from segtrain.upsampling import Upsampled, by_pixel, full_resolution
 
 # low, interpolated to, as much of it as belongs to the image
 SIZES = [
