@@ -65,12 +65,13 @@ class Reduction(Protocol):
 
 def reduced(losses: LossMap, share: Tensor) -> Reduced:
     """The sums of the kept part of a map."""
-    return Reduced((losses.value * share.to(losses.value.dtype)).sum(), (losses.weight * share).sum())
+    share = share.to(losses.value.dtype)  # a copy in float64 of a map per pixel would be felt
+    return Reduced((losses.value * share).sum(), (losses.weight * share).sum().double())
 
 
 def of_all(losses: LossMap) -> Reduced:
     """The sums of everything valid in a map; the rest of it is 0."""
-    return Reduced(losses.value.sum(), losses.weight.sum(dtype=torch.float64))
+    return Reduced(losses.value.sum(), losses.weight.sum().double())
 
 
 def divide(totals: Tensor, counts: Tensor, *, over_ranks: bool = True) -> Tensor:

@@ -59,22 +59,22 @@ class Hardest:
     ) -> Selection:
         p = check_share("the share of mined pixels", self.fraction(step))
         groups = _Groups(losses, self.scope, over_ranks)
-        free = losses.valid.double()
+        free = losses.valid
         n = groups.sum(free)
         if p == 1 and not self.skip_hardest:
-            return groups.selection(free, groups.smallest(), n, p)
+            return groups.selection(free.double(), groups.smallest(), n, p)
         k = _count(p, n).clamp(min=1).minimum(n)
         if self.skip_hardest:
-            finite = free * losses.hardness.isfinite()
+            finite = free & losses.hardness.isfinite()
             dropped = _count(self.skip_hardest, n).minimum(groups.sum(finite))
-            free = free - groups.take(finite, dropped).share
+            free = free.double() - groups.take(finite, dropped).share
             k = k.minimum(groups.sum(free))
         reserved = None
         if self.min_per_class:
             by_class = groups.by_class(target, num_classes)
             reserve = by_class.sum(free).clamp(max=self.min_per_class)
             reserved = by_class.take(free, reserve).share
-            free = free - reserved
+            free = free.double() - reserved
             k = (k - groups.sum(reserved)).clamp(min=0)
         taken = groups.take(free, k)
         share = taken.share if reserved is None else reserved + taken.share
@@ -104,8 +104,8 @@ class Threshold:
         self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True
     ) -> Selection:
         groups = _Groups(losses, self.scope, over_ranks)
-        free = losses.valid.double()
-        hard = groups.sum(free * ~(losses.hardness <= -math.log(self.threshold)))  # NaN is hard
+        free = losses.valid
+        hard = groups.sum(free & ~(losses.hardness <= -math.log(self.threshold)))  # NaN is hard
         k = hard.maximum(groups.sum(free).clamp(max=self.min_kept))
         taken = groups.take(free, k)
         return groups.selection(taken.share, taken.threshold, k, None)
@@ -119,9 +119,9 @@ def selected(losses: LossMap, share: Tensor, threshold: Tensor, top_p: float | N
     used = ~threshold.isnan()
     logs = {
         "kept": share.sum(),
-        "valid": losses.valid.sum().double(),
-        "hardness_kept": (share * losses.hardness).sum(),
-        "hardness_all": losses.hardness.sum(dtype=torch.float64),
+        "valid": losses.valid.count_nonzero().double(),
+        "hardness_kept": (share.to(losses.hardness.dtype) * losses.hardness).sum().double(),
+        "hardness_all": losses.hardness.sum().double(),
         "threshold": torch.where(used, threshold.double(), 0.0).sum(),
         "thresholds": used.sum().double(),
     }
@@ -203,12 +203,12 @@ class _Groups:
         return finer
 
     def sum(self, amount: Tensor) -> Tensor:
-        """Σ over each group, float64 [G]."""
+        """Σ over each group of float64, or of bool, float64 [G]."""
         if self.ids is None:
-            total = amount.sum().view(1)
+            total = (amount.count_nonzero() if amount.dtype == torch.bool else amount.sum()).double().view(1)
         else:
-            zeros = amount.new_zeros(self.number)
-            total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten())
+            zeros = amount.new_zeros(self.number, dtype=torch.float64)
+            total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten().double())
         return sum_over_ranks(total) if self.over_ranks else total
 
     def take(self, available: Tensor, amount: Tensor) -> Taken:

@@ -170,3 +170,15 @@ def test_autocast_around_it_changes_nothing(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         again = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
     assert torch.equal(plain.value, again.value)
+
+
+def test_a_second_derivative_is_refused_rather_than_left_out(monkeypatch):
+    monkeypatch.setattr(kernels, "pays", lambda shape: True)
+    logits, target, _ = scene((2, 7, 5, 4))
+    logits.requires_grad_()
+    value = pixel.cross_entropy(logits, target).value.sum()
+    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"torch\.func\.grad"):
+        (value + gradient.square().sum()).backward()
+    penalty = lambda x: torch.func.grad(lambda y: pixel.cross_entropy(y, target).value.sum())(x).square().sum()  # noqa: E731
+    assert torch.func.grad(penalty)(logits.detach()).any()

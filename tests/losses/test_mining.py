@@ -54,6 +54,27 @@ def test_the_largest_are_taken_as_a_sort_would(scores, data, dtype):
     np.testing.assert_allclose(taken.share.numpy(), expected, rtol=1e-15, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_mask_is_available_as_ones_and_zeros_are(grouped, dtype):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(600, generator=generator, dtype=dtype).round(decimals=1)
+    scores[::50], scores[1::50], scores[2::50] = math.nan, -math.inf, -torch.finfo(dtype).max
+    mask = torch.rand(600, generator=generator) < 0.5
+    groups = torch.arange(600) % 3 if grouped else None
+    if grouped:
+        mask &= groups != 2  # a group with nothing to give
+    there = torch.ones(600, dtype=torch.long) if groups is None else groups
+    most = torch.zeros(3).double().scatter_add(0, there, mask.double()) if grouped else mask.sum().double()[None]
+    in_a_graph = torch.compile(take_largest, backend="eager", fullgraph=True)  # as on a GPU
+    for part in (0.0, 0.3, 1.0):
+        amount = (part * most).floor()
+        expected = take_largest(scores, mask.double(), amount, groups)
+        for take in (take_largest, in_a_graph):
+            torch.testing.assert_close(take(scores, mask, amount, groups), expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(expected.share.sum(), amount.sum())
+
+
 def test_scores_that_differ_in_the_last_bit_are_told_apart():
     for dtype in (torch.float32, torch.float64):
         one = torch.tensor(1.0, dtype=dtype)

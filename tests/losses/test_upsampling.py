@@ -152,3 +152,18 @@ def test_a_copy_without_gradient_and_the_whole():
     assert not logits.detach().low.requires_grad
     assert full_resolution(logits).requires_grad
     assert full_resolution(copy.deepcopy(logits.detach())).shape == logits.shape
+
+
+def test_a_mined_step_holds_a_few_numbers_per_pixel_and_nothing_per_logit(monkeypatch):
+    monkeypatch.setattr(blocks, "_BLOCK", 1 << 12)
+    logits, target = scene(19, ((64, 64), (256, 256), (256, 256)))
+    task = Task("segmentation", tuple(map(str, range(19))), ((0, 0, 0),) * 19)
+    criterion = CRITERIA["bootstrapped_ce"](task, top_p=0.15)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        criterion(logits, target, 0).value.backward()
+    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda one: one.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    assert most < 34 * target.numel() + 2 * logits.low.numel() * 4  # bytes; the logits alone have 76 per pixel

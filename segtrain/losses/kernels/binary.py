@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from segtrain.losses.kernels.blocks import blocks_of
 from segtrain.losses.kernels.maps import PixelMap
+from segtrain.losses.kernels.once import once
 from segtrain.losses.targets import Labels, read_labels
 from segtrain.losses.upsampling import Logits, Upsampled
 
@@ -61,7 +61,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         return value, count, hardness, valid
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         low, target, weight, total = ctx.saved_tensors
         blocks = blocks_of(low, ctx.upsampling)

@@ -1,7 +1,8 @@
 """Cross entropy on a CPU, one block of pixels after the other, so that every pass but the first reads the cache.
 
-Forward keeps two numbers per pixel, its largest logit and the sum of exponentials below it; backward makes the softmax
-again from the logits, whose gradient is the only thing of their size. Of logits at low resolution a block is
+Forward keeps one number per pixel, the sum of exponentials below its largest logit; backward makes the softmax again
+from the logits, whose gradient is the only thing of their size. (The log-sum-exp alone would round as the largest logit
+does.) Of logits at low resolution a block is
 interpolated when it is needed, so nothing has the size of the others. Fresh memory costs as much as the arithmetic, so
 all blocks share their buffers. Plain torch, no compiler.
 """
@@ -13,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from segtrain.losses.kernels.maps import PixelMap
+from segtrain.losses.kernels.once import once
 from segtrain.losses.targets import full_precision, read_labels
 from segtrain.losses.upsampling import Logits, Place, Upsampled
 
@@ -28,7 +29,8 @@ def cross_entropy(
     """Cross entropy of labels [B, H, W] for logits [B, C, H, W]; `smoothing` is spread over all classes."""
     low, *upsampling = logits if isinstance(logits, Upsampled) else (logits,)
     with torch.autocast(logits.device.type, enabled=False):
-        return PixelMap(*_CrossEntropy.apply(low, target, weight, ignore_index, smoothing, *upsampling))
+        value, count, hardness, valid = _CrossEntropy.apply(low, target, weight, ignore_index, smoothing, *upsampling)
+    return PixelMap(value, count, value.detach() if hardness is None else hardness, valid)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -41,37 +43,39 @@ class _CrossEntropy(torch.autograd.Function):
         ignore_index: int,
         smoothing: float,
         *upsampling: Any,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         blocks = blocks_of(low, upsampling)
         classes = low.shape[1]
-        value, count, hardness, peak, total = (torch.empty_like(target, dtype=blocks.dtype) for _ in range(5))
+        value, count, total = (torch.empty_like(target, dtype=blocks.dtype) for _ in range(3))
+        hardness = torch.empty_like(value) if smoothing or weight is not None else None  # else the value itself
         valid = torch.empty_like(target, dtype=torch.bool)
         for at in blocks.places:
             x = blocks.read(at)
-            torch.amax(x, 1, out=peak[at])
             safe, counts, is_valid, spoiled = read_labels(x, target[at], classes, weight, ignore_index)
-            x = blocks.below_peak(x, peak[at])
+            x = blocks.below_peak(x)
             surprise = x.gather(1, safe[:, None])[:, 0]
             others = _weighted_sum(x, weight) if smoothing else None
             torch.sum(_exp_(x), 1, out=total[at])
             total[at] *= spoiled
             log_total = total[at].log()
             surprise = log_total - surprise
-            hardness[at] = torch.where(is_valid, surprise, 0.0)
-            value[at] = hardness[at] * counts
+            surprise = torch.where(is_valid, surprise, 0.0)
+            value[at] = surprise * counts
+            if hardness is not None:
+                hardness[at] = surprise
             if others is not None:
                 spread_out = (log_total * (classes if weight is None else weight.sum()) - others) / classes
                 value[at] = (1 - smoothing) * value[at] + torch.where(is_valid, smoothing * spread_out, 0.0)
             count[at], valid[at] = counts, is_valid
-        ctx.save_for_backward(low, target, weight, peak, total, count)
+        ctx.save_for_backward(low, target, weight, total, count)
         ctx.smoothing, ctx.upsampling = smoothing, upsampling
-        ctx.mark_non_differentiable(count, hardness, valid)
+        ctx.mark_non_differentiable(count, valid, *[] if hardness is None else [hardness])
         return value, count, hardness, valid
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        low, target, weight, peak, total, count = ctx.saved_tensors
+        low, target, weight, total, count = ctx.saved_tensors
         blocks = blocks_of(low, ctx.upsampling)
         blocks.start_gradient()
         classes, smoothing = low.shape[1], ctx.smoothing
@@ -79,7 +83,7 @@ class _CrossEntropy(torch.autograd.Function):
             share = torch.where(count[at] == 0, 0.0, slope[at])
             if not share.any():
                 continue
-            e = blocks.below_peak(blocks.read(at), peak[at])
+            e = blocks.below_peak(blocks.read(at))
             _exp_(e)
             of_label = total[at]
             if smoothing:
@@ -124,9 +128,9 @@ class _Full:
             one.flatten(1).copy_(other.flatten(1))
         return block
 
-    def below_peak(self, x: Tensor, peak: Tensor) -> Tensor:
-        """x - peak, in a buffer that the next block will take over."""
-        return torch.sub(x, peak[:, None], out=self._work[: x.numel()].view(x.shape))
+    def below_peak(self, x: Tensor) -> Tensor:
+        """x less its maximum over the classes, in a buffer that the next block will take over."""
+        return torch.sub(x, x.amax(1, keepdim=True), out=self._work[: x.numel()].view(x.shape))
 
     def sigmoid(self, x: Tensor) -> Tensor:
         """In the same buffer."""
@@ -169,8 +173,8 @@ class _Interpolated:
         block = block.view(images * classes, down.shape[1], wide.shape[2])
         return torch.bmm(down, wide, out=block).view(images, classes, *block.shape[1:])
 
-    def below_peak(self, x: Tensor, peak: Tensor) -> Tensor:
-        return x.sub_(peak[:, None])
+    def below_peak(self, x: Tensor) -> Tensor:
+        return x.sub_(x.amax(1, keepdim=True))
 
     def sigmoid(self, x: Tensor) -> Tensor:
         return x.sigmoid_()
