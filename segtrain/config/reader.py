@@ -127,7 +127,8 @@ def _bytes(path: Path, asked: str) -> bytes:
             with path.open("rb") as file:
                 return file.read(MAX_BYTES + 1)
         what = "is not a file" if path.exists() else "does not exist"
-        names = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        beside = path.parent.glob("*.yaml") if path.parent.is_dir() else ()
+        names = [file.name for file in beside if not file.name.startswith(".")]
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}") from error
     raise ConfigError(f"{where} {what}{did_you_mean(path.name, names) if names else ''}")

@@ -193,6 +193,9 @@ def test_an_empty_mapping_lacks_everything_that_is_required(workplace: Workplace
 
 
 def test_a_file_that_is_missing_is_refused_with_its_nearest_neighbour(workplace: Workplace) -> None:
+    workplace.write(REFERENCE, ".hidden.yaml")
+    with pytest.raises(ConfigError, match=r"bootstrp\.yaml' does not exist$"):
+        load(workplace.directory / "bootstrp.yaml")
     workplace.write(REFERENCE, "bootstrap.yaml")
     with pytest.raises(ConfigError, match=r"bootstrp\.yaml' does not exist; did you mean 'bootstrap\.yaml'\?$"):
         load(workplace.directory / "bootstrp.yaml")
