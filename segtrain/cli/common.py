@@ -53,10 +53,9 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
 
     Under torchrun the error is recorded for its report, and a mistake that all ranks have made is told by rank 0.
     """
-    if not launched() and threading.current_thread() is threading.main_thread():  # torchrun ends ranks that hang
-        signal.signal(signal.SIGTERM, _terminated)
     try:
-        return (record(command)() or 0) if launched() else command()
+        with _taken_back_when_terminated():
+            return (record(command)() or 0) if launched() else command()
     except UserError as error:
         if launch_rank() > 0:
             time.sleep(PRECEDENCE_S)  # if rank 0 has met the same, torchrun ends this process now
@@ -83,8 +82,21 @@ def guarded(command: Callable[[], int], *, show_traceback: bool = False) -> int:
         return FAILED
 
 
+@contextmanager
+def _taken_back_when_terminated() -> Iterator[None]:
+    """Meanwhile SIGTERM unwinds as Ctrl-C does, where nobody else answers it; torchrun ends ranks that hang."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if launched() or not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _terminated(number: int, _: FrameType | None) -> None:
-    """What was begun is taken back on the way out, as after Ctrl-C."""
     print("stopped by SIGTERM", file=sys.stderr)
     sys.exit(TERMINATED)
 

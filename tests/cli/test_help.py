@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,9 @@ def test_zsh_completes_commands_flags_and_values(capsys):
     assert result.returncode == 0, result.stderr
     for line, (words, expected) in zip(result.stdout.splitlines(), COMPLETED, strict=True):
         assert expected <= set(line.split()), (words, line)
+
+
+def test_a_command_leaves_the_signals_of_its_caller_as_they_were(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["config", "ls"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before

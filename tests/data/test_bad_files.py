@@ -20,6 +20,7 @@ from segtrain.errors import DataError
 DOCUMENT = Path(__file__).parents[2] / "docs/data.md"
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
 LABELS = (NOISE[..., 0] % 3).astype(np.uint8)
+COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # show it a quarter clockwise
 
@@ -76,8 +77,9 @@ ROWS = {
     "missing mask": (IMAGE, None, r"odd.*missing: skip"),
     "directory instead of an image": ("directory", MASK, r"odd"),
     "palette mask": (IMAGE, palette(LABELS), FINE),
-    "RGB mask": (IMAGE, encoded(np.stack([LABELS] * 3, axis=2)), r"masks/odd\.png .*palette"),
-    "RGBA mask": (IMAGE, encoded(np.stack([LABELS] * 3, axis=2), mode="RGBA"), r"masks/odd\.png .*palette"),
+    "RGB mask": (IMAGE, encoded(COLOURS[LABELS]), r"masks/odd\.png .*palette"),
+    "RGBA mask": (IMAGE, encoded(COLOURS[LABELS], mode="RGBA"), r"masks/odd\.png .*palette"),
+    "grey mask saved as RGB": (IMAGE, encoded(np.stack([LABELS] * 3, axis=2)), r"masks/odd\.png .*save it once"),
     "16-bit mask": (IMAGE, encoded(LABELS.astype(np.uint16)), FINE),
     "1-bit mask": (IMAGE, encoded(LABELS > 0), FINE),
     "JPEG mask": (IMAGE, encoded(LABELS, "JPEG"), r"masks/odd\.png is a JPEG: .*export the masks again as PNG"),
