@@ -24,7 +24,7 @@ def test_the_kernels_give_under_the_interpreter_what_those_of_the_cpu_give():
         ],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "TRITON_INTERPRET": "1"},
     )
     assert told.returncode == 0, told.stdout + told.stderr
