@@ -27,9 +27,9 @@ SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare sma
 
 
 class Watcher(Protocol):
-    """Looks at each batch of an evaluation as well."""
+    """Looks at each batch of an evaluation as well: at class ids [B, H, W], of a classifier at logits [B, C]."""
 
-    def update(self, logits: Tensor, batch: Batch) -> None: ...
+    def update(self, answer: Tensor, batch: Batch, /) -> None: ...
 
 
 class Evaluator:
@@ -76,9 +76,8 @@ class Evaluator:
                 scores.update(answer, batch.target)
                 if outlines is not None:
                     outlines.update(answer, batch.target)
-                wrong.update(answer, batch)
-                for watcher in self.also:
-                    watcher.update(full_resolution(logits), batch)
+                for watcher in (wrong, *self.also):
+                    watcher.update(answer, batch)
                 losses += self.criterion.plain(logits, batch.target, step)
         loss = sum(total / count for total, count in sum_over_ranks(losses).tolist() if count)
         fixed = (self.probes, self.train_probes) if is_main() else ((), ())

@@ -40,14 +40,6 @@ class HardestImages:
         ]
 
     def _probe(self, index: int, hardness: Tensor, logits: Tensor, batch: Batch) -> Probe:
-        of_image, target = logits[index : index + 1], batch.target[index].cpu().numpy()
-        classification = self._task.kind == "classification"
-        return Probe(
-            image=batch.image[index].permute(1, 2, 0).cpu().numpy(),
-            target=target,
-            prediction=predict(of_image)[0].cpu().numpy().astype(target.dtype),
-            mined=None,
-            loss=hardness[index].float().cpu().numpy(),
-            id=batch.ids[index],
-            confidence=probabilities(of_image).amax().cpu().numpy() if classification else None,
-        )
+        of_image = logits[index : index + 1]
+        confidence = probabilities(of_image).amax() if self._task.kind == "classification" else None
+        return Probe.of(batch, index, predict(of_image)[0], loss=hardness[index], confidence=confidence)

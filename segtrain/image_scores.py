@@ -1,4 +1,4 @@
-"""Scores of single images in an evaluation, and the images that come off worst."""
+"""Scores of single images in an evaluation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segtrain.distributed import of_all_ranks
-from segtrain.metrics import Probe, histogram
-from segtrain.task import Batch, Task, predict, probabilities
+from segtrain.metrics import Counts, histogram
+from segtrain.task import Batch, Task, probabilities
 
 
 class ImageScore(NamedTuple):
@@ -26,41 +26,24 @@ class ImageScore(NamedTuple):
 
 
 class ImageScores:
-    """Scores every image of a segmentation and keeps the `keep` with the lowest mIoU. Waits for the device."""
+    """Scores every image of a segmentation. Waits for the device."""
 
-    def __init__(self, task: Task, keep: int) -> None:
-        self._task, self._keep = task, keep
+    def __init__(self, task: Task) -> None:
+        self._task = task
         self._scores: list[ImageScore] = []
-        self._worst: list[tuple[ImageScore, Probe]] = []
 
-    def update(self, logits: Tensor, batch: Batch) -> None:
-        """Look at logits [B, C, H, W] of a batch."""
-        prediction = predict(logits)
-        for index, name in enumerate(batch.ids):
-            score = self._score(name, prediction[index], batch.target[index])
-            self._scores.append(score)
-            if not math.isnan(score.miou) and (len(self._worst) < self._keep or score.miou < self._worst[-1][0].miou):
-                self._worst.append((score, _probe(batch, prediction, index)))
-                self._worst = _lowest(self._worst, self._keep)
+    def update(self, prediction: Tensor, batch: Batch) -> None:
+        """Look at the predicted class ids [B, H, W] of a batch."""
+        counts = torch.stack(counts_of_images(prediction, batch.target, self._task), 1).cpu().numpy()
+        self._scores += map(self._score, batch.ids, counts)
 
     def total(self) -> list[ImageScore]:
         """Of all ranks, the lowest first and those without labels last. Every rank takes part."""
         scores = [score for some in of_all_ranks(self._scores) for score in some]
         return sorted(scores, key=lambda score: (math.isnan(score.miou), score.miou, score.id))
 
-    def worst(self) -> tuple[Probe, ...]:
-        """The worst of all ranks, the lowest first. Every rank takes part."""
-        return tuple(
-            probe for _, probe in _lowest([one for some in of_all_ranks(self._worst) for one in some], self._keep)
-        )
-
-    def _score(self, name: str, prediction: Tensor, target: Tensor) -> ImageScore:
-        k, label = self._task.num_classes, target.long()
-        valid = (label != self._task.ignore_index) & (label >= 0) & (label < k)
-        labelled, predicted, correct = (
-            histogram(torch.where(mask, ids, k).flatten(), k + 1)[:-1].cpu().numpy()
-            for ids, mask in ((label, valid), (prediction, valid), (label, valid & (label == prediction)))
-        )
+    def _score(self, name: str, counts: Counts) -> ImageScore:
+        labelled, predicted, correct = counts
         if not labelled.any():
             return ImageScore(name, math.nan, math.nan, 0, "", math.nan)
         present = np.flatnonzero(labelled)
@@ -68,6 +51,27 @@ class ImageScores:
         lowest = int(iou.argmin())
         worst, share = self._task.classes[present[lowest]], float(correct.sum() / labelled.sum())
         return ImageScore(name, float(iou.mean()), share, int(labelled.sum()), worst, float(iou[lowest]))
+
+
+def counts_of_images(prediction: Tensor, target: Tensor, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each image and class the valid pixels with this label, with this prediction, and with both; int64 [B, K]."""
+    k, label = task.num_classes, target.long()
+    valid = (label >= 0) & (label < k) & (label != task.ignore_index)
+    first = k * torch.arange(len(label), device=label.device).view(-1, 1, 1)
+    outside = k * len(label)
+
+    def counts(ids: Tensor, which: Tensor) -> Tensor:
+        return histogram(torch.where(which, first + ids, outside).flatten(), outside + 1)[:-1].view(-1, k)
+
+    return counts(label, valid), counts(prediction.long(), valid), counts(label, valid & (prediction == label))
+
+
+def iou_of_images(prediction: Tensor, target: Tensor, task: Task) -> Tensor:
+    """Of each image [B], float64: the mean IoU over the classes in its label; infinity where it has none."""
+    labelled, predicted, right = (counts.double() for counts in counts_of_images(prediction, target, task))
+    present = labelled > 0
+    ious = torch.where(present, right / (labelled + predicted - right), 0.0)
+    return torch.where(present.any(1), ious.sum(1) / present.sum(1), torch.inf)
 
 
 class Answer(NamedTuple):
@@ -96,18 +100,3 @@ class Answers:
         """Of all ranks: wrong ones first, the most confident at the top. Every rank takes part."""
         answers = [answer for given in of_all_ranks(self._given) for answer in given]
         return sorted(answers, key=lambda one: (one.label in (-1, one.prediction), -one.confidence, one.id))
-
-
-def _probe(batch: Batch, prediction: Tensor, index: int) -> Probe:
-    return Probe(
-        image=batch.image[index].permute(1, 2, 0).cpu().numpy(),
-        target=batch.target[index].cpu().numpy(),
-        prediction=prediction[index].to(batch.target.dtype).cpu().numpy(),
-        mined=None,
-        loss=None,
-        id=batch.ids[index],
-    )
-
-
-def _lowest(found: list[tuple[ImageScore, Probe]], keep: int) -> list[tuple[ImageScore, Probe]]:
-    return sorted(found, key=lambda one: (one[0].miou, one[0].id))[:keep]

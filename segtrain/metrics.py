@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
 from segtrain.errors import DataError
-from segtrain.task import Task, predict, two_channels
+from segtrain.task import Batch, Task, predict, two_channels
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -208,6 +208,30 @@ class Probe:
     id: str
     confidence: npt.NDArray[np.float32] | None = None  # [], probability of the prediction, in classification
     iou: float | None = None  # of the image: the mean over the classes in its label
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        index: int,
+        prediction: Tensor,
+        *,
+        loss: Tensor | None = None,
+        confidence: Tensor | None = None,
+        iou: float | None = None,
+    ) -> Probe:
+        """One image of a batch with the class ids [*] that a model gave it. Waits for the device."""
+        target = batch.target[index]
+        return cls(
+            image=batch.image[index].permute(1, 2, 0).cpu().numpy(),
+            target=target.cpu().numpy(),
+            prediction=prediction.to(target.dtype).cpu().numpy(),
+            mined=None,
+            loss=None if loss is None else loss.float().cpu().numpy(),
+            id=batch.ids[index],
+            confidence=None if confidence is None else confidence.float().cpu().numpy(),
+            iou=iou,
+        )
 
 
 @dataclass(frozen=True)

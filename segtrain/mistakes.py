@@ -28,18 +28,8 @@ class Mistakes:
         wrong = (prediction != batch.target) & (batch.target != self._task.ignore_index)
         worst = torch.where(wrong, confidence, -1.0).topk(min(self._keep, len(confidence)))
         for index in worst.indices[worst.values > self._least()].tolist():
-            label = batch.target[index]
-            self._found.append(
-                Probe(
-                    image=batch.image[index].permute(1, 2, 0).cpu().numpy(),
-                    target=label.cpu().numpy(),
-                    prediction=prediction[index].cpu().numpy(),
-                    mined=None,
-                    loss=-shares[index, label].log().cpu().numpy(),
-                    id=batch.ids[index],
-                    confidence=confidence[index].cpu().numpy(),
-                )
-            )
+            loss = -shares[index, batch.target[index]].log()
+            self._found.append(Probe.of(batch, index, prediction[index], loss=loss, confidence=confidence[index]))
         self._found = _worst(self._found, self._keep)
 
     def total(self) -> tuple[Probe, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from segtrain.distributed import of_all_ranks
-from segtrain.metrics import Probe, histogram
+from segtrain.image_scores import iou_of_images
+from segtrain.metrics import Probe
 from segtrain.task import Batch, Task
 
 
@@ -29,17 +29,7 @@ class WorstImages:
         for iou, index in zip(lowest.values.tolist(), lowest.indices.tolist(), strict=True):
             if iou >= bar:
                 break
-            self._found.append(
-                Probe(
-                    image=batch.image[index].permute(1, 2, 0).cpu().numpy(),
-                    target=batch.target[index].cpu().numpy(),
-                    prediction=prediction[index].to(batch.target.dtype).cpu().numpy(),
-                    mined=None,
-                    loss=None,
-                    id=batch.ids[index],
-                    iou=iou,
-                )
-            )
+            self._found.append(Probe.of(batch, index, prediction[index], iou=iou))
         self._found = _lowest(self._found, self._keep)
 
     def total(self) -> tuple[Probe, ...]:
@@ -47,25 +37,8 @@ class WorstImages:
         return tuple(_lowest([probe for found in of_all_ranks(self._found) for probe in found], self._keep))
 
 
-def iou_of_images(prediction: Tensor, target: Tensor, task: Task) -> Tensor:
-    """Of each image [B], float64: the mean IoU over the classes in its label; infinity where it has none."""
-    k, label = task.num_classes, target.long()
-    valid = (label >= 0) & (label < k) & (label != task.ignore_index)
-    first = k * torch.arange(len(label), device=label.device).view(-1, 1, 1)
-    outside = k * len(label)
-
-    def counts(ids: Tensor, which: Tensor) -> Tensor:
-        return histogram(torch.where(which, first + ids, outside).flatten(), outside + 1)[:-1].view(-1, k).double()
-
-    labelled, predicted = counts(label, valid), counts(prediction.long(), valid)
-    right = counts(label, valid & (prediction == label))
-    present = labelled > 0
-    ious = torch.where(present, right / (labelled + predicted - right), 0.0)
-    return torch.where(present.any(1), ious.sum(1) / present.sum(1), torch.inf)
-
-
 def _lowest(found: list[Probe], keep: int) -> list[Probe]:
-    return sorted(found, key=_iou)[:keep]
+    return sorted(found, key=lambda probe: (_iou(probe), probe.id))[:keep]
 
 
 def _iou(probe: Probe) -> float:

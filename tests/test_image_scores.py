@@ -8,6 +8,7 @@ import torch
 
 from segtrain.image_scores import Answers, ImageScores
 from segtrain.task import Batch, Task
+from segtrain.worst import WorstImages
 
 TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
@@ -39,9 +40,10 @@ def slow(prediction, target):
 
 
 def test_images_are_scored_as_in_the_slow_reference_the_lowest_first():
-    scores, expected = ImageScores(TASK, 2), {}
+    scores, worst, expected = ImageScores(TASK), WorstImages(TASK, 2), {}
     for logits, batch in batches([3, 1, 4]):
-        scores.update(logits, batch)
+        scores.update(logits.argmax(1), batch)
+        worst.update(logits.argmax(1), batch)
         for name, one, target in zip(batch.ids, logits.argmax(1).numpy(), batch.target.numpy(), strict=True):
             expected[name] = slow(one, target)
     found = scores.total()
@@ -57,7 +59,7 @@ def test_images_are_scored_as_in_the_slow_reference_the_lowest_first():
         assert one.worst_iou == pytest.approx(min(ious.values()))
         assert ious[one.worst] == min(ious.values())
     assert [one.miou for one in found[:-1]] == sorted(one.miou for one in found[:-1])
-    assert [probe.id for probe in scores.worst()] == [one.id for one in found[:2]]
+    assert [probe.id for probe in worst.total()] == [one.id for one in found[:2]]
 
 
 def test_answers_begin_with_the_most_confident_mistakes():

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from segtrain.image_scores import iou_of_images
 from segtrain.metrics import SegmentationScores
 from segtrain.task import Batch, Task
-from segtrain.worst import WorstImages, iou_of_images
+from segtrain.worst import WorstImages
 
 TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segtrain.image_scores import Answer, ImageScore
-from segtrain.metrics import Evaluation, Probe, SegmentationScores, Values, mean_of_present
+from segtrain.metrics import Evaluation, SegmentationScores, Values, mean_of_present
 from segtrain.observers import pictures
 from segtrain.run import environment
 
@@ -34,7 +34,6 @@ class Report:
     way: str
     boundary: dict[int, Values]  # width → boundary IoU of each class [K]
     images: Sequence[ImageScore]
-    worst: tuple[Probe, ...]
     answers: Sequence[Answer]
     remarks: tuple[str, ...] = ()
 
@@ -54,7 +53,7 @@ def told(report: Report, out: Path) -> list[str]:
         lines += [f"most confused  {pair}" for pair in result.confused(_TOLD)]
         lines += [
             f"worst image  {one.id}  mIoU {one.miou:.4f}, {one.worst} {one.worst_iou:.4f}"
-            for one in report.images[: min(_TOLD, len(report.worst))]
+            for one in report.images[: min(_TOLD, len(result.wrong))]
         ]
     return [*lines, *report.remarks, f"written to {out}"]
 
@@ -73,7 +72,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "classes": [dict(zip(_columns(report), row, strict=True)) for row in _classes(report)],
         "boundary_iou": {str(width): _number(mean_of_present(values)) for width, values in report.boundary.items()},
         "confused": [_pair(report, *pair) for pair in _pairs(report)[:20]],
-        "worst": [_plain(one._asdict()) for one in report.images[: len(report.worst)]],
+        "worst": [_plain(one._asdict()) for one in report.images[: len(result.wrong)]],
         "remarks": list(report.remarks),
     }
 
@@ -98,10 +97,7 @@ def write(folder: Path, report: Report) -> None:
             for one in report.answers
         ]
         _csv(folder / "images.csv", ["image", "label", "prediction", "confidence"], answers)
-    drawn = pictures.of_evaluation(result)
-    if report.worst:
-        drawn["val/worst"] = pictures.panels(report.worst, result.task)
-    for tag, picture in drawn.items():
+    for tag, picture in pictures.of_evaluation(result).items():
         (folder / f"{tag.removeprefix('val/').replace('/', '-')}.jpg").write_bytes(pictures.jpeg(picture))
     about = {**as_json(report), "environment": environment()}
     (folder / "scores.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ from segtrain.errors import ConfigError, UserError
 from segtrain.evaluator import Evaluator
 from segtrain.image_scores import Answers, ImageScores
 from segtrain.losses.criterion import Criterion
-from segtrain.task import Batch, Task, predict
+from segtrain.task import Batch, Task
 from segtrain.trained import Trained
 
 
@@ -61,7 +61,7 @@ def validate(model: Trained, args: argparse.Namespace) -> Report:
         world=distributed.world_size(),
     )
     loss, remark = criterion_of(model)
-    outlines, images, answers = Outlines(task, args.boundary, model), ImageScores(task, args.worst), Answers(task)
+    outlines, images, answers = Outlines(task, args.boundary, model), ImageScores(task), Answers(task)
     segmentation = task.kind == "segmentation"
     evaluator = Evaluator(
         watch(loader, len(loader)) if distributed.is_main() else loader,
@@ -83,7 +83,6 @@ def validate(model: Trained, args: argparse.Namespace) -> Report:
         way=way.in_words(),
         boundary={width: one.iou() for width, one in outlines.of.items()} if segmentation else {},
         images=images.total(),
-        worst=images.worst(),
         answers=answers.total(),
         remarks=(remark,) if remark else (),
     )
@@ -95,9 +94,8 @@ class Outlines:
     def __init__(self, task: Task, widths: list[int], model: Trained) -> None:
         self.of = {width: BoundaryIoU(task, width, model.precision.device) for width in sorted(set(widths))}
 
-    def update(self, logits: Tensor, batch: Batch) -> None:
-        """Look at logits [B, C, H, W] of a batch."""
-        prediction = predict(logits)
+    def update(self, prediction: Tensor, batch: Batch) -> None:
+        """Look at the predicted class ids [B, H, W] of a batch."""
         for one in self.of.values():
             one.update(prediction, batch.target)
 
