@@ -37,6 +37,13 @@ def test_the_table_has_the_parts_that_were_asked_for(in_tmp, capsys):
     assert "measure loader, step and together" in capsys.readouterr().out
 
 
+def test_a_model_with_an_image_head_is_measured(in_tmp, capsys):
+    terms = "{a: {criterion: {name: cross_entropy}}, b: {criterion: {name: image_presence}}}"
+    heads = ["model.image_head=true", f"criterion={{name: weighted_sum, terms: {terms}}}"]
+    assert main([*FLAGS, "--part", "model", "--json", *heads]) == 0
+    assert json.loads(capsys.readouterr().out)["backward"] > 0
+
+
 def test_mistakes_are_told(in_tmp, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*FLAGS, "--part", "laoder"])

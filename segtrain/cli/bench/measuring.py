@@ -27,7 +27,7 @@ from segtrain.config import Source, load
 from segtrain.errors import ConfigError
 from segtrain.memory import memory_for
 from segtrain.profiling import heaviest, in_words
-from segtrain.task import Batch
+from segtrain.task import Batch, Output
 from segtrain.trainer import SMALLER_STEP, Clock
 
 SECONDS, FEWEST, MOST = 10.0, 3, 50  # of a part
@@ -142,9 +142,10 @@ class Bench:
         learner.forward.train()
         began = self._now()
         with learner.precision.autocast():
-            logits = learner.forward(batch.image)
+            output: Any = learner.forward(batch.image)
         middle = self._now()
-        logits.float().mean().backward()
+        heads: tuple[Any, ...] = output if isinstance(output, Output) else (output,)
+        torch.stack([one.float().mean() for one in heads]).sum().backward()
         ended = self._now()
         learner.optimizer.zero_grad(set_to_none=True)
         return middle - began, ended - middle
