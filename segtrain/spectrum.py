@@ -15,13 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segtrain.losses.inspection import near_label_change
+from segtrain.losses.inspection import CONFIDENT, EASY, near_label_change
+from segtrain.losses.mining import ROUNDING
 from segtrain.metrics import Counts, Values, histogram
 from segtrain.task import Task, predict, probabilities
 
-EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
-CONFIDENT = 0.95
-_ROUNDING = 1e-6  # as mining counts: 0.29·100 is 29
 _LOWEST, _HIGHEST = -20, 8  # exponents of 2; smaller losses are 0, larger ones are as large as the largest bin
 _FINE, _COARSE = 7, 5  # bits of the mantissa: 128 bins for each factor of 2, and 32 where two models are compared
 
@@ -168,7 +166,7 @@ def _edge(index: int, bits: int) -> float:
 
 
 def _count(p: float, n: int) -> int:
-    return min(n, max(1, math.floor(p * n + _ROUNDING)))
+    return min(n, max(1, math.floor(p * n + ROUNDING)))
 
 
 def _shares(counts: Counts, k: int) -> Values:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from segtrain.upsampling import Logits
+from segtrain.upsampling import Logits
 
 Kind = Literal["segmentation", "classification"]
 Link = Literal["softmax", "sigmoid"]

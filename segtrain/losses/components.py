@@ -16,7 +16,7 @@ from segtrain.losses.targets import label_weight, named_entries
 from segtrain.losses.weights import ClassWeights, weight_tensor
 from segtrain.registry import PIXEL_LOSSES, REGION_LOSSES
 from segtrain.task import Link, Task
-from segtrain.upsampling import Logits, full_resolution
+from segtrain.upsampling import Logits
 
 
 class Pixelwise(nn.Module):
@@ -44,8 +44,7 @@ class Pixelwise(nn.Module):
         self.pos_weight: Tensor | None
 
     def forward(self, logits: Logits, target: Tensor) -> LossMap:
-        if not self.has_kernel:
-            logits = full_resolution(logits)
+        """`logits` at low resolution only if there is a kernel, which makes bands of them."""
         extra = {} if self.pos_weight is None else {"pos_weight": self.pos_weight}
         return self._loss(logits, target, weight=self.weight, **extra)
 

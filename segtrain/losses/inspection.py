@@ -11,14 +11,14 @@ from torch import Tensor
 
 from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
 from segtrain.losses.maps import LossMap, Selection
+from segtrain.losses.mining import ROUNDING
 from segtrain.losses.targets import not_ignored
 from segtrain.task import Task
 from segtrain.upsampling import Logits, by_pixel
 
-_EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
-_CONFIDENT = 0.95
+EASY = 0.01  # a loss that says nothing is left to learn (p of the label above 0.99)
+CONFIDENT = 0.95
 _NEAR = 3  # px from a label change
-_ROUNDING = 1e-6  # a number of entries that is whole but for rounding is whole
 
 
 class Inspection(NamedTuple):
@@ -37,7 +37,7 @@ def inspect_mining(
 ) -> Inspection:
     """The statistics of a selection that need sorting, labels or predictions. `over_ranks`: every rank calls it."""
     share, valid = selection.share, losses.valid
-    sums = {"kept": share.sum(), "valid": valid.sum(), "easy": (share * (losses.hardness < _EASY)).sum()}
+    sums = {"kept": share.sum(), "valid": valid.sum(), "easy": (share * (losses.hardness < EASY)).sum()}
     if target.shape == valid.shape:
         sums |= _by_label(losses, share, logits, target, task)
     flat = torch.cat([one.double().flatten() for one in sums.values()])
@@ -65,7 +65,7 @@ def natural_share(hardness: Tensor, valid: Tensor, part: float = 0.99, *, over_r
     needed = (taken / torch.where(losses > 0, losses, 1.0)).sum()  # of the last entry maybe a part
     needed = sum_over_ranks(needed) if over_ranks else needed
     known = total.isfinite() & (number > 0)
-    return torch.where(known, (needed - _ROUNDING).ceil().clamp(min=1) / number, torch.nan)
+    return torch.where(known, (needed - ROUNDING).ceil().clamp(min=1) / number, torch.nan)
 
 
 def largest_image(share: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ def _surely_wrong(logits: Tensor, target: Tensor, task: Task) -> Tensor:
     logits, label = logits.float(), target.long().clamp(0, task.num_classes - 1)
     if logits.shape[1] == 1:
         score = logits[:, 0]
-        return (score.abs().sigmoid() > _CONFIDENT) & ((score > 0) != label.bool())
+        return (score.abs().sigmoid() > CONFIDENT) & ((score > 0) != label.bool())
     most = logits.amax(1)
-    return ((most - logits.logsumexp(1)).exp() > _CONFIDENT) & (logits.gather(1, label[:, None])[:, 0] < most)
+    return ((most - logits.logsumexp(1)).exp() > CONFIDENT) & (logits.gather(1, label[:, None])[:, 0] < most)
 
 
 def _scalars(totals: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from segtrain.schedule import Rise, Schedule, Steps, between
 
 Scope = Literal["batch", "rank", "image"]
 Warmup = Steps | Rise | None
-_ROUNDING = 1e-6  # p·n that is an integer but for rounding is that integer: 0.29·100 is 29
+ROUNDING = 1e-6  # p·n that is an integer but for rounding is that integer: 0.29·100 is 29
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def check_scope(scope: str) -> None:
 
 
 def _count(p: float, n: Tensor) -> Tensor:
-    return (p * n + _ROUNDING).floor()
+    return (p * n + ROUNDING).floor()
 
 
 class _Groups:

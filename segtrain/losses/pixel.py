@@ -47,7 +47,7 @@ def cross_entropy(
     smoothing = _share_of_all(label_smoothing, spread, classes)
     if weight is not None:
         check_weight_count(weight, classes)
-        weight = weight.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+        weight = weight.to(torch.promote_types(logits.dtype, torch.float32))
     if is_soft(logits, target):
         return _soft_cross_entropy(full_precision(full_resolution(logits)), target, weight, smoothing)
     check_shapes(logits, target)

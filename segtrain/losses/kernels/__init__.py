@@ -31,14 +31,11 @@ def cross_entropy(
     logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap | None:
     """The map of cross entropy with labels [B, *] for logits [B, C, *] that fit each other; ε goes to all classes."""
-    compiling = torch.compiler.is_compiling()  # on a CPU the compiler fuses the plain path
-    low = logits.low if isinstance(logits, Upsampled) else logits
-    if low.dim() != 4 or (not compiling and torch.func.debug_unwrap(low) is not low):  # the latter: vmap
+    if _transformed(logits):
         return None
-    if low.device.type == "cpu":
-        if compiling or not pays(logits.shape) or (low is not logits and not _is_finite(low)):
-            return None
-        return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing)
+    if logits.device.type == "cpu":
+        fits = pays(logits.shape) and _can_go_by_blocks(logits)
+        return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing) if fits else None
     if logits.device.type == "cuda" and logits.dtype != torch.float64 and (gpu := _triton()) is not None:
         kernel: PixelMap = gpu.cross_entropy(logits, target, weight, ignore_index, smoothing)
         return kernel
@@ -49,10 +46,9 @@ def bce_with_logits(
     logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap | None:
     """The map of binary cross entropy, one class against the rest, with labels [B, H, W]; on a CPU only."""
-    low = logits.low if isinstance(logits, Upsampled) else logits
-    if low.dim() != 4 or low.device.type != "cpu" or torch.compiler.is_compiling() or logits.shape.numel() < _LARGE:
+    if logits.device.type != "cpu" or logits.shape.numel() < _LARGE or _transformed(logits):
         return None
-    if torch.func.debug_unwrap(low) is not low or (low is not logits and not _is_finite(low)):
+    if not _can_go_by_blocks(logits):
         return None
     return binary.bce_with_logits(logits, target, weight, ignore_index, smoothing)
 
@@ -69,9 +65,20 @@ def path(device: torch.device) -> str:
     return "blocks" if device.type == "cpu" else "plain torch"
 
 
-def _is_finite(low: Tensor) -> bool:
-    """A block is interpolated by products of matrices, in which one NaN would reach pixels that are far from it."""
-    return bool(low.detach().sum(dtype=torch.float64).isfinite())
+def _transformed(logits: Logits) -> bool:
+    """Whether these are no logits of images, or vmap or another transform of torch.func looks at them."""
+    low = logits.low if isinstance(logits, Upsampled) else logits
+    return low.dim() != 4 or (not torch.compiler.is_compiling() and torch.func.debug_unwrap(low) is not low)
+
+
+def _can_go_by_blocks(logits: Logits) -> bool:
+    """Not under the compiler, which fuses the plain path on a CPU; and not if interpolation would spread a NaN.
+
+    A block is interpolated by products of matrices, in which one NaN would reach pixels that are far from it.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return not isinstance(logits, Upsampled) or bool(logits.low.detach().sum(dtype=torch.float64).isfinite())
 
 
 @functools.cache
