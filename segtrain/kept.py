@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segtrain import shards
-from segtrain.checkpoint import is_valid, load
+from segtrain.checkpoint import is_valid
 from segtrain.errors import CheckpointError
 
 _STEP_FILE = re.compile(r"step-(\d+)(\.shards)?\.pt")
@@ -24,13 +24,6 @@ class Found(NamedTuple):
     damaged: tuple[CheckpointError, ...]
 
 
-def valid(path: Path) -> dict[str, Any]:
-    """The state in `path`, without the tensors that lie in shards, which are whole too. Raises CheckpointError."""
-    state = load(path)
-    shards.verify(path, state)
-    return state
-
-
 def newest_valid(directory: str | Path) -> Found:
     """`last.pt`, or where it is damaged the newest `step-*.pt`, or where there is none `best.pt`: that is complete too.
 
@@ -40,7 +33,7 @@ def newest_valid(directory: str | Path) -> Found:
     damaged: list[CheckpointError] = []
     for path in newest_first(directory):
         try:
-            return Found(path, valid(path), tuple(damaged))
+            return Found(path, shards.load_rest(path), tuple(damaged))
         except CheckpointError as error:
             damaged.append(error)
     if damaged:
@@ -93,7 +86,7 @@ def _is_valid(path: Path) -> bool:
     if shards.folder_of(path) is None:
         return is_valid(path)
     try:
-        valid(path)
+        shards.load_rest(path)
     except CheckpointError:
         return False
     return True

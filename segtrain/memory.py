@@ -12,7 +12,8 @@ import torch
 
 from segtrain.errors import TrainingError
 
-_ON_CPU = "DefaultCPUAllocator: can't allocate memory"  # torch raises a plain RuntimeError there
+# where torch or a library of CUDA raises a plain RuntimeError
+_IN_WORDS = ("DefaultCPUAllocator: can't allocate memory", "ALLOC_FAILED", "out of memory")
 
 
 @contextmanager
@@ -21,11 +22,16 @@ def memory_for(what: Callable[[], str], device: torch.device, remedy: str) -> It
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and _ON_CPU not in str(error):
+        if not ran_out(error):
             raise
         raise TrainingError(
             f"out of memory on {device}: {what()}; {_peak(device)}. {remedy}. What was saved before is untouched"
         ) from error
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that there was too little memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(one in str(error) for one in _IN_WORDS)
 
 
 def in_use(device: torch.device) -> dict[str, float]:
@@ -44,16 +50,17 @@ def _resident() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
-        return _most_resident()
+        return most_resident()
 
 
-def _most_resident() -> int:
+def most_resident() -> int:
+    """Bytes of this process in memory at the most so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _peak(device: torch.device) -> str:
     if device.type != "cuda":
-        return f"this process has used {_most_resident() / 2**30:.1f} GiB at most"
+        return f"this process has used {most_resident() / 2**30:.1f} GiB at most"
     total = torch.cuda.get_device_properties(device).total_memory
     return f"at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} of {total / 2**30:.1f} GiB were allocated"

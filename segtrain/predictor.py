@@ -123,9 +123,7 @@ class Predictor:
     @torch.no_grad()
     def net(self, image: Tensor) -> Tensor:
         """Logits of uint8 [B, 3, H, W] on any device, in the precision of the training."""
-        with self.trained.precision.autocast():
-            logits: Tensor = self.trained.model(image.to(self.device))
-        return logits
+        return self.trained.logits(image.to(self.device))
 
 
 def load_predictor(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segtrain import shards
 from segtrain.config.reader import restore
 from segtrain.config.writer import plain_config
 from segtrain.errors import CheckpointError, ConfigError
-from segtrain.kept import newest_valid, valid
+from segtrain.kept import newest_valid
 from segtrain.run import RunDirectory, latest_run, new_run, run_of_job
 
 # what may differ when a run goes on: how long it is, where things lie, and what it says on the way
@@ -102,7 +103,7 @@ def _named(path: Path, directory: Path | None, root: Path, name: str) -> Start:
         run = _elsewhere(directory, path.parent.parent)
     else:  # a checkpoint that lies alone goes on in a run of its own
         run = _elsewhere(directory, new_run(root, name).path)
-    return Start(run, valid(path), path)
+    return Start(run, shards.load_rest(path), path)
 
 
 def _elsewhere(directory: Path | None, home: Path) -> RunDirectory:

@@ -116,11 +116,16 @@ def read(file: Path, state: dict[str, Any], like: Mapping[str, Tensor] | None = 
     return whole
 
 
-def load(file: Path) -> dict[str, Any]:
-    """The state in `file`, on the CPU and in full, whether it is sharded or not. Raises CheckpointError."""
+def load_rest(file: Path) -> dict[str, Any]:
+    """The state in `file` without the tensors that lie in shards, which are whole too. Raises CheckpointError."""
     state = checkpoint.load(file)
     verify(file, state)
-    return read(file, state)
+    return state
+
+
+def load(file: Path) -> dict[str, Any]:
+    """The state in `file`, on the CPU and in full, whether it is sharded or not. Raises CheckpointError."""
+    return read(file, load_rest(file))
 
 
 def are_in(state: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segtrain import shards
 from segtrain.config import Component, Config
@@ -38,6 +38,12 @@ class Trained:
     step: int
     maker: Maker  # makes whatever else its configuration names
     best: tuple[str, float, int] | None = None  # the score that was best in the run so far, its value and step
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits [B, C, H, W] (or [B, C]) of uint8 [B, 3, H, W] on its device, in the precision of the training."""
+        with self.precision.autocast():
+            logits: Tensor = self.model(image)
+        return logits
 
 
 def load_trained(

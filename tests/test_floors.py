@@ -18,6 +18,7 @@ FLOORS = {
     "writing": 0,
     "precision": 0,
     "memory": 0,
+    "processors": 0,
     "inference": 0,
     "png": 0,
     "parallel": 1,

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
+from segtrain.data.counting import pixels_of_samples
+from segtrain.data.crop import Share
 from segtrain.data.dataset import Dataset, Over
 from segtrain.data.order import Weights, sampling_weights
 from segtrain.data.windows import opened
 from segtrain.errors import DataError
 from segtrain.registry import DATASETS
 from segtrain.task import Sample
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,6 @@ def class_balanced(*, of: Annotated[Dataset, DATASETS], strength: Share = 1.0) -
     return Balanced(of, tuple((weights * len(of) * (1 if given is None else given)).tolist()))
 
 
-def presence(dataset: Dataset, *, threads: int = 4) -> npt.NDArray[np.bool_]:
-    """bool [N, K]: which classes each sample holds. Reads every label once; decoding releases the interpreter lock."""
-    num_classes = len(dataset.labels.names)
-
-    def of_sample(index: int) -> npt.NDArray[np.bool_]:
-        labels = np.asarray(opened(dataset, index).target).reshape(-1)
-        return np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes) > 0
-
-    with ThreadPoolExecutor(threads) as pool:
-        return np.stack([*pool.map(of_sample, range(len(dataset)))])
+def presence(dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """bool [N, K]: which classes each sample holds. Reads every label once."""
+    return np.stack([*pixels_of_samples(dataset, range(len(dataset)))]) > 0

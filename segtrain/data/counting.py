@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,20 +14,24 @@ from segtrain.data.windows import opened
 Counts = npt.NDArray[np.int64]
 
 
-def count_labels(dataset: Dataset, samples: Iterable[int], *, threads: int = 4) -> Counts:
-    """int64 [2, K] over `samples`: pixels of each class, and valid pixels of the images that hold it.
+def count_labels(dataset: Dataset, samples: Iterable[int]) -> Counts:
+    """int64 [2, K] over `samples`: pixels of each class, and valid pixels of the images that hold it."""
+    total = np.zeros((2, len(dataset.labels.names)), np.int64)
+    for pixels in pixels_of_samples(dataset, samples):
+        total += np.stack([pixels, (pixels > 0) * pixels.sum()])
+    return total
 
-    In classification a sample is one pixel. Reads every label once; decoding releases the interpreter lock.
+
+def pixels_of_samples(dataset: Dataset, samples: Iterable[int], *, threads: int = 4) -> Iterator[Counts]:
+    """int64 [K] of each sample in turn: pixels of each class; in classification a sample is one pixel.
+
+    Reads every label once; decoding releases the interpreter lock.
     """
     num_classes = len(dataset.labels.names)
 
     def of_sample(index: int) -> Counts:
         labels = np.asarray(opened(dataset, index).target).reshape(-1)
-        pixels = np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
-        return np.stack([pixels, (pixels > 0) * pixels.sum()])
+        return np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
 
-    total = np.zeros((2, num_classes), np.int64)
     with ThreadPoolExecutor(threads) as pool:
-        for counts in pool.map(of_sample, samples):
-            total += counts
-    return total
+        yield from pool.map(of_sample, samples)

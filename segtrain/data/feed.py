@@ -31,6 +31,7 @@ from segtrain.data.reading import Noted, exists
 from segtrain.data.transforms import InTurn
 from segtrain.data.windows import opened
 from segtrain.errors import DataError
+from segtrain.processors import allowed_processors
 from segtrain.task import Batch, Sample
 
 Loaded = TypeVar("Loaded")
@@ -266,9 +267,5 @@ def num_workers(workers: Workers) -> int:
     if workers != "auto":
         return workers
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    processors = _processors() // ranks_here
+    processors = allowed_processors() // ranks_here
     return min(16, max(1, processors - 1)) if torch.cuda.is_available() else min(16, processors // 4)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from segtrain.data.dataset import Dataset
 from segtrain.data.images import Window
-from segtrain.data.png import first_rows, plain_size
 from segtrain.errors import DataError
+from segtrain.png import first_rows, plain_size
 from segtrain.task import Sample
 
 Read = Callable[[Path, bytes, Window | None], npt.NDArray[Any]]  # a window of a file, or all of it

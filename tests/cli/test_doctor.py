@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from segtrain.cli.doctor import main
-from segtrain.cli.doctor.machine import cpu_quota, disk, runs_on
+from segtrain.cli.doctor.machine import disk, runs_on
 from segtrain.cli.doctor.ranks import together
 from segtrain.cli.doctor.software import owners_of_cv2, packages
+from segtrain.processors import cpu_quota
 
 ROOT = Path(__file__).parents[2]
 

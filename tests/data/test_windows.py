@@ -16,10 +16,10 @@ from segtrain.data.feed import Key, Source
 from segtrain.data.folder_pairs import folder_pairs
 from segtrain.data.labels import LabelSpec
 from segtrain.data.pairs import Pair, Pairs
-from segtrain.data.png import first_rows, plain_size
 from segtrain.data.transforms import compose
 from segtrain.data.windows import Undecoded, opened
 from segtrain.errors import DataError
+from segtrain.png import first_rows, plain_size
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (40, 56, 3)).astype(np.uint8)

@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -22,10 +20,10 @@ from segtrain.build import Built, build, register_components
 from segtrain.cli.bench.verdict import Measured, rate, verdict
 from segtrain.cli.config.files import meant
 from segtrain.cli.data.common import table
-from segtrain.cli.doctor.machine import processors
 from segtrain.config import Source, load
 from segtrain.errors import ConfigError
-from segtrain.memory import memory_for
+from segtrain.memory import memory_for, most_resident
+from segtrain.processors import processors
 from segtrain.profiling import heaviest, in_words
 from segtrain.task import Batch, Output
 from segtrain.trainer import SMALLER_STEP, Clock
@@ -145,7 +143,8 @@ class Bench:
             output: Any = learner.forward(batch.image)
         middle = self._now()
         heads: tuple[Any, ...] = output if isinstance(output, Output) else (output,)
-        torch.stack([one.float().mean() for one in heads]).sum().backward()
+        mean: Any = torch.stack([one.float().mean() for one in heads]).sum()
+        mean.backward()
         ended = self._now()
         learner.optimizer.zero_grad(set_to_none=True)
         return middle - began, ended - middle
@@ -183,8 +182,7 @@ class Bench:
             self.seen.memory = torch.cuda.max_memory_allocated(self.device) / 2**30
             self.seen.memory_total = torch.cuda.get_device_properties(self.device).total_memory / 2**30
         else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            self.seen.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+            self.seen.memory = most_resident() / 2**30
 
     def _while(self, items: Iterator[Any], more: int = 0) -> Iterator[Any]:
         """So many items as were asked for, or as fit into the time; before them `more`, and one to warm up."""

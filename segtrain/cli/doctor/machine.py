@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from segtrain.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
+from segtrain.processors import allowed_processors, cpu_quota, processors
 
 _PROBE = 64 << 20  # bytes written to measure a disk
 _FILES, _BYTES = 200, 64 << 20  # at most so much of the data is read to measure its disk
@@ -116,28 +117,6 @@ def threads() -> Iterator[Finding]:
         yield Finding(NOTE, "threads", seen, f"export OMP_NUM_THREADS={limit}, if training is to have all of them")
     else:
         yield Finding(OK, "threads", seen)
-
-
-def processors() -> int:
-    """Processors that this process may use at a time."""
-    quota = cpu_quota()
-    return max(1, min(allowed_processors(), round(quota))) if quota else allowed_processors()
-
-
-def allowed_processors() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors that a container may use at a time; None without a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (root / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        micro = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        return micro / int((root / "cpu/cpu.cfs_period_us").read_text()) if micro > 0 else None
-    return None
 
 
 def _cpu() -> str:

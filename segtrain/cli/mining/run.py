@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from segtrain import distributed
 from segtrain.build import first, register_components
@@ -96,11 +95,11 @@ def suspect(models: Sequence[Trained], rank: Ranking, usual: SelfConfidence, arg
     """A second pass that knows how sure the model usually is of each class: the labels that are probably wrong."""
     found = Suspects(models[0].task, args.suspects, usual.means())
     for batch in batches(models[0], args) if args.suspects else ():
-        logits = forward(models[0], batch.image)
+        logits = models[0].logits(batch.image)
         valid = rank(logits, batch.target).valid
-        mirrored = probabilities(forward(models[0], batch.image.flip(3)))
+        mirrored = probabilities(models[0].logits(batch.image.flip(3)))
         views = [probabilities(logits), mirrored.flip(3) if mirrored.dim() == 4 else mirrored]
-        found.update(views, [probabilities(forward(other, batch.image)) for other in models[1:]], batch, valid)
+        found.update(views, [probabilities(other.logits(batch.image)) for other in models[1:]], batch, valid)
     return found
 
 
@@ -122,7 +121,7 @@ def batches(trained: Trained, args: argparse.Namespace) -> Iterator[Batch]:
 
 def add(seen: Looked, models: Sequence[Trained], rank: Ranking, batch: Batch) -> None:
     """Look at one batch with all models."""
-    logits = forward(models[0], batch.image)
+    logits = models[0].logits(batch.image)
     losses = rank(logits, batch.target)
     if not bool(losses.hardness.isfinite().all()):
         raise TrainingError(f"the loss of {batch.in_words()} is not finite; is the checkpoint one of a failed run?")
@@ -131,15 +130,8 @@ def add(seen: Looked, models: Sequence[Trained], rank: Ranking, batch: Batch) ->
     seen.hardest.update(losses.hardness, losses.valid, logits, batch)
     seen.confidence.update(probabilities(logits), batch.target, losses.valid)
     for other in models[1:]:
-        hardness = rank(forward(other, batch.image), batch.target).hardness
+        hardness = rank(other.logits(batch.image), batch.target).hardness
         seen.overlaps[other.step].update(losses.hardness, hardness, losses.valid)
-
-
-def forward(trained: Trained, image: Tensor) -> Tensor:
-    """The logits of images in the precision of the run."""
-    with trained.precision.autocast():
-        logits: Tensor = trained.model(image)
-    return logits
 
 
 def about_suspects(report: tables.Report, *, asked: bool) -> list[str]:

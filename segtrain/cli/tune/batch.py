@@ -19,6 +19,7 @@ from segtrain.cli.config.files import meant
 from segtrain.cli.data.common import table
 from segtrain.config import load
 from segtrain.errors import ConfigError
+from segtrain.memory import ran_out
 from segtrain.task import Batch
 
 _STEPS = 4  # the first finds algorithms and makes the optimizer's state
@@ -117,7 +118,7 @@ def attempt(built: Built, size: int) -> Tried:
             seconds.append(time.perf_counter() - began)
         reserved = cuda.max_memory_reserved(device) / _GIB
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not ran_out(error):
             raise
         return Tried(size, None, 0.0)
     finally:
@@ -133,8 +134,3 @@ def of_size(batch: Batch, size: int) -> Batch:
     chosen = torch.arange(size) % len(batch.ids)
     ids = tuple(batch.ids[index] for index in chosen.tolist())
     return Batch(batch.image[chosen], batch.target[chosen], ids)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in words or "out of memory" in words
