@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from segtrain import cli
+from segtrain.cli.arguments import new_parser
 
 EXAMPLES = """examples:
   eval "$(segtrain completion bash)"             (in ~/.bashrc)
@@ -27,11 +28,10 @@ class Place(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     """The shell."""
-    p = argparse.ArgumentParser(
-        prog="completion.py",
-        description="Print a script that makes a shell complete segtrain's commands, flags and their values.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "completion",
+        "Print a script that makes a shell complete segtrain's commands, flags and their values.",
+        EXAMPLES,
     )
     p.add_argument("shell", choices=("bash", "zsh"), help="the shell that reads the script")
     return p

@@ -1,4 +1,4 @@
-"""What the flags of looking.py mean."""
+"""What the flags of arguments.py mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 from segtrain import distributed
 from segtrain.build import label_counts, register_components
-from segtrain.cli.looking import TTA
+from segtrain.cli.arguments import TTA
 from segtrain.errors import ConfigError
 from segtrain.inference import Inference
 from segtrain.losses import components

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_device, add_json, add_modules, add_traceback, new_parser, positive
 
 PARTS = ("loader", "model", "step", "together")
 EXAMPLES = """examples:
@@ -19,23 +19,20 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="bench.py",
-        description="Measure the loader, the model and the step of a configuration apart and together, and say what "
+    p = new_parser(
+        "bench",
+        "Measure the loader, the model and the step of a configuration apart and together, and say what "
         "to change next. Nothing is written and no run is changed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     p.add_argument("--config", type=Path, required=True, metavar="C", help="the configuration, a YAML file")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it: data.workers=8")
     p.add_argument("--part", type=parts, default=PARTS, metavar="NAMES", help=f"some of {','.join(PARTS)} (all)")
     p.add_argument("--steps", type=positive, metavar="N", help="batches per part (as many as fit into 10 s, 3 to 50)")
-    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_device(p)
+    add_modules(p)
+    add_json(p, "print one JSON object instead of a table")
+    add_traceback(p)
     return p
 
 

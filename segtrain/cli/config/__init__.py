@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.cli import subcommands
+from segtrain.cli.arguments import add_json, add_modules, add_traceback
 
 ABOUT = (
     "List, copy, show, check, compare and explain configurations. "
@@ -28,7 +29,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each question about configurations."""
-    return subcommands.parser("config.py", ABOUT, COMMANDS, EXAMPLES)
+    return subcommands.parser("config", ABOUT, COMMANDS, EXAMPLES)
 
 
 def _ls(p: argparse.ArgumentParser) -> None:
@@ -93,14 +94,12 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def _json(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(p, "print JSON instead of a table")
 
 
 def _modules(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_modules(p)
+    add_traceback(p)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

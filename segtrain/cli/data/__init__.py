@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.cli import subcommands
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_json, add_modules, add_traceback, positive
 
 EXAMPLES = """examples:
   tools/data.py check configs/camvid.yaml --all
@@ -30,7 +30,7 @@ LAYOUTS = (
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each thing to do with data."""
     return subcommands.parser(
-        "data.py",
+        "data",
         "Look at a data set before training on it, divide it, convert it, or make one up.",
         COMMANDS,
         EXAMPLES,
@@ -87,7 +87,7 @@ def _synth(p: argparse.ArgumentParser) -> None:
     p.add_argument("--layout", choices=LAYOUTS, default="folder_pairs", metavar="NAME", help=", ".join(LAYOUTS))
     p.add_argument("--size", type=size, default=(96, 128), metavar="HxW", help="of the scenes in pixels (96x128)")
     p.add_argument("--seed", type=int, default=0, help="of the scenes (0)")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_traceback(p)
 
 
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
@@ -103,18 +103,16 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 def _of_config(p: argparse.ArgumentParser, name: str = "config", shown: str = "C") -> None:
     p.add_argument(name, type=Path, metavar=shown, help="a configuration, of which data.train and data.val count")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it: data.train.root=other")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
+    add_modules(p)
     p.add_argument("--workers", type=int, metavar="N", help="processes that read files (default: one per processor)")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_traceback(p)
 
 
 def _reading(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--all", action="store_true", help=f"read all samples; default: {SHOWN} of each split, evenly spread"
     )
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    add_json(p)
 
 
 def ratio(text: str) -> tuple[float, ...]:
@@ -146,13 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may also stand after flags, which argparse does not see in subcommands."""
-    args, rest = parser().parse_known_args(argv)
-    flags = [word for word in rest if word.startswith("-") or "=" not in word]
-    if flags or (rest and not hasattr(args, "overrides")):
-        parser().error(f"unrecognized arguments: {' '.join(flags or rest)}")
-    if rest:
-        args.overrides = [*args.overrides, *rest]
+    args = subcommands.parsed(parser(), argv)
     if args.command == "convert":  # argparse takes the last word for the folder
         words = [*args.overrides, str(args.to)]
         folders = [word for word in words if "=" not in word]

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segtrain.cli.arguments import add_json, new_parser
+
 EXAMPLES = """examples:
   tools/doctor.py
   tools/doctor.py --quick --json                 (no disk, no processes: a second or two)
@@ -15,17 +17,16 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="doctor.py",
-        description="Look at versions, devices, memory, disk, threads and communication; each finding with its remedy. "
+    p = new_parser(
+        "doctor",
+        "Look at versions, devices, memory, disk, threads and communication; each finding with its remedy. "
         "Ends with 1 if there is a problem.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     p.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where runs will be written (here)")
     p.add_argument("--ddp", action="store_true", help="an all-reduce of all GPUs through NCCL as well")
     p.add_argument("--quick", action="store_true", help="leave out the speed of disks and the processes")
-    p.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    add_json(p, "print JSON instead of lines")
     return p
 
 

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.cli.looking import add_model, size
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_json, add_model, add_traceback, new_parser, positive, size
 
 EXAMPLES = """examples:
   tools/export.py --checkpoint runs/camvid/20261121-001502
@@ -23,12 +22,11 @@ DYNAMIC = ("batch", "hw")
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="export.py",
-        description="Export a trained model, run the export on real images against the model, and write a model card. "
+    p = new_parser(
+        "export",
+        "Export a trained model, run the export on real images against the model, and write a model card. "
         "Takes RGB images uint8 [batch, 3, height, width]; normalisation and padding are inside.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     add_model(p, device=False)
     p.add_argument("--format", type=formats, default=("onnx",), metavar="F,F", help="onnx, pt2, safetensors (onnx)")
@@ -42,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--check", type=positive, default=3, metavar="N", help="compare on N images (3)")
     p.add_argument("--tolerance", type=float, default=1e-3, metavar="T", help="allowed, relative to the largest (1e-3)")
     p.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: export in the run)")
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_json(p, "print one JSON object instead of lines")
+    add_traceback(p)
     p.set_defaults(answer="logits", device="cpu")
     return p
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_json, add_model, add_traceback, new_parser, positive
 
 EXAMPLES = """examples:
   tools/mining.py --checkpoint runs/bootstrap/20261121-001502
@@ -21,13 +21,10 @@ its other ones it is compared.
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="mining.py",
-        description="See what mining selects at any p, choose p from evidence, and find wrong labels.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "mining", "See what mining selects at any p, choose p from evidence, and find wrong labels.", EXAMPLES
     )
-    p.add_argument("--checkpoint", type=Path, required=True, metavar="PT", help="a checkpoint, or a run's directory")
+    add_model(p)
     p.add_argument("--split", choices=("train", "val"), default="val", help="the data to look at, not augmented (val)")
     p.add_argument("--top-p", type=shares, default=(0.05, 0.1, 0.25, 0.5), metavar="P,P,…", help="0.05,0.1,0.25,0.5")
     p.add_argument("--boundary", type=positive, default=3, metavar="PX", help="so near is near a boundary (3)")
@@ -36,14 +33,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", type=positive, metavar="N", help="look at the first N samples")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: mining/SPLIT in the run)")
     p.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
-    p.add_argument("--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: those that chose the best")
     p.add_argument("--batch", type=positive, metavar="N", help="images at a time (default: as in validation)")
-    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_json(p)
+    add_traceback(p)
     return p
 
 

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.cli.looking import add_model, add_views
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_model, add_traceback, add_views, new_parser, positive
 
 EXAMPLES = """examples:
   tools/predict.py --checkpoint runs/camvid/20261121-001502 photo.jpg --overlay
@@ -22,12 +21,11 @@ exit code: 0 all images done, 1 some could not be read (they are named, the othe
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="predict.py",
-        description="Say what a trained model sees in images: label maps, or names with probabilities of a classifier; "
+    p = new_parser(
+        "predict",
+        "Say what a trained model sees in images: label maps, or names with probabilities of a classifier; "
         "and predictions.csv with a line for each image.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
     add_model(p)
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, patterns in quotes, lists (.txt)")
@@ -46,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-pixels", type=positive, metavar="N", help="refuse images with more (89478485)")
     p.add_argument("--video", action="store_true", help="the inputs are videos; each frame is an image of its own")
     p.add_argument("--every", type=positive, default=1, metavar="N", help="of a video every Nth frame (1)")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_traceback(p)
     p.add_argument("--quiet", action="store_true", help="print errors only")
     return p
 

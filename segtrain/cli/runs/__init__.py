@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.cli import subcommands
+from segtrain.cli.arguments import add_json
 
 EXAMPLES = """examples:
   tools/runs.py ls
@@ -21,7 +22,7 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each thing to do with runs."""
     return subcommands.parser(
-        "runs.py", "List, show, compare, plot, clean up and report what runs have left.", COMMANDS, EXAMPLES
+        "runs", "List, show, compare, plot, clean up and report what runs have left.", COMMANDS, EXAMPLES
     )
 
 
@@ -78,7 +79,7 @@ def _runs(p: argparse.ArgumentParser, *, one: bool = False) -> None:
 
 
 def _table(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(p, "print JSON instead of a table")
 
 
 def kept(text: str) -> tuple[str, ...]:

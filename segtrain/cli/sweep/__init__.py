@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segtrain.cli.arguments import add_device, add_json, add_modules, add_traceback, new_parser
+
 EXAMPLES = """a sweep is a small YAML file:
   config: ../bootstrap.yaml              # relative to this file
   overrides: [train.steps=400]           # of every run
@@ -23,21 +25,16 @@ The same command again keeps the runs that have finished and goes on with the ot
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="sweep.py",
-        description="Train variants of a configuration with several seeds and compare them seed by seed.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "sweep", "Train variants of a configuration with several seeds and compare them seed by seed.", EXAMPLES
     )
     p.add_argument("--config", type=Path, required=True, metavar="C", help="the sweep, a YAML file")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it: seeds=[0,1,2,3,4]")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/sweeps/NAME)")
-    p.add_argument("--device", default="auto", metavar="D", help="auto: a run on each GPU; or cpu, cuda:1")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_device(p, "auto: a run on each GPU; or cpu, cuda:1")
+    add_modules(p)
+    add_json(p)
+    add_traceback(p)
     return p
 
 

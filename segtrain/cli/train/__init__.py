@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segtrain.cli.arguments import add_device, add_modules, add_traceback, new_parser, positive
 from segtrain.cli.stopping import leave, on_stop
 
 EXAMPLES = """examples:
@@ -18,12 +19,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """The flags; everything else about a run stands in its configuration."""
-    p = argparse.ArgumentParser(
-        prog="train.py",
-        description="Train a model from a configuration.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = new_parser("train", "Train a model from a configuration.", EXAMPLES)
     p.add_argument("--config", type=Path, metavar="C", help="the configuration, a YAML file")
     p.add_argument(
         "overrides", nargs="*", metavar="key=value", help="changes to it: train.steps=800 criterion.top_p=0.1"
@@ -41,10 +37,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--run-dir", type=Path, metavar="DIR", help="where to write (default: log.root/NAME/time)")
     p.add_argument("--name", metavar="N", help="name of the run (default: that of the configuration)")
-    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
+    add_device(p)
+    add_modules(p)
     p.add_argument("--dry-run", action="store_true", help="build everything, try one batch, write nothing")
     p.add_argument(
         "--overfit", type=positive, metavar="N", help="learn N training samples by heart, without augmentation"
@@ -54,16 +48,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--profile", type=positive, metavar="STEPS", help="run so many steps under the profiler, then end")
     p.add_argument("--check-data", action="store_true", help="read every file of both splits before training")
     p.add_argument("--override-resume", action="append", default=[], metavar="KEY", help="let KEY differ when resuming")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_traceback(p)
     p.add_argument("--quiet", action="store_true", help="print nothing but the last line")
     return p
-
-
-def positive(text: str) -> int:
-    """An integer above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"a number above 0 is needed, got {text!r}")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segtrain.cli import subcommands
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_device, add_json, add_modules, add_traceback, positive
 
 EXAMPLES = """examples:
   tools/tune.py lr --config configs/camvid.yaml
@@ -21,7 +21,7 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """One subcommand for each value to find."""
     about = "Find a learning rate and a batch size to start with. It only suggests; no run and no file is changed."
-    return subcommands.parser("tune.py", about, COMMANDS, EXAMPLES)
+    return subcommands.parser("tune", about, COMMANDS, EXAMPLES)
 
 
 def _lr(p: argparse.ArgumentParser) -> None:
@@ -47,12 +47,10 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {"lr": _lr, "ba
 def _of_config(p: argparse.ArgumentParser) -> None:
     p.add_argument("--config", type=Path, required=True, metavar="C", help="the configuration, a YAML file")
     p.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, for the test alone")
-    p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_device(p)
+    add_modules(p)
+    add_json(p, "print one JSON object instead of lines")
+    add_traceback(p)
 
 
 def rate(text: str) -> float:
@@ -87,13 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may stand between flags, which argparse does not see in subcommands."""
+    """The flags, which have to fit each other."""
     p = parser()
-    args, rest = p.parse_known_args(argv)
-    unknown = [word for word in rest if word.startswith("-") or "=" not in word]
-    if unknown:
-        p.error(f"unrecognized arguments: {' '.join(unknown)}")
-    args.overrides = [*args.overrides, *rest]
+    args = subcommands.parsed(p, argv)
     if args.command == "lr" and not args.low < args.high:
         p.error(f"--min {args.low:g} is not below --max {args.high:g}")
     if args.command == "lr" and args.steps < 10:

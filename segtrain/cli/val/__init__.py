@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segtrain.cli.looking import add_model, add_views, numbers
-from segtrain.cli.train import positive
+from segtrain.cli.arguments import add_json, add_model, add_traceback, add_views, new_parser, numbers, positive
 
 EXAMPLES = """examples:
   tools/val.py --checkpoint runs/camvid/20261121-001502
@@ -22,11 +21,10 @@ It writes classes.csv, images.csv, confusion.csv, confused.csv, scores.json and 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    p = argparse.ArgumentParser(
-        prog="val.py",
-        description="Validate a trained model. The checkpoint says what it was validated on; overrides change that.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = new_parser(
+        "val",
+        "Validate a trained model. The checkpoint says what it was validated on; overrides change that.",
+        EXAMPLES,
     )
     add_model(p)
     p.add_argument(
@@ -41,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--boundary", type=numbers, default=(1, 3, 5), metavar="W,W", help="widths in pixels (1,3,5)")
     p.add_argument("--worst", type=positive, default=8, metavar="K", help="draw the K worst images (8)")
     p.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default: validation/TIME in the run)")
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add_json(p)
+    add_traceback(p)
     return p
 
 

@@ -1,12 +1,10 @@
-"""The flags of how a model looks at images, which predict and val have alike. Imports nothing that takes time."""
+"""Flags that several commands have alike. Imports nothing that takes time."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from segtrain.cli.train import positive
 
 SCALES = (0.75, 1.0, 1.25)
 TTA: Mapping[str, tuple[tuple[float, ...], bool]] = {  # name → scales, flip
@@ -16,15 +14,45 @@ TTA: Mapping[str, tuple[tuple[float, ...], bool]] = {  # name → scales, flip
 }
 
 
+def new_parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
+    """A parser for tools/NAME.py whose help ends with `examples` as they are written."""
+    return argparse.ArgumentParser(
+        prog=f"{name}.py",
+        description=about,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_device(p: argparse.ArgumentParser, what: str = "auto, cpu, cuda or cuda:1") -> None:
+    """--device."""
+    p.add_argument("--device", default="auto", metavar="D", help=what)
+
+
+def add_modules(p: argparse.ArgumentParser) -> None:
+    """--import."""
+    p.add_argument(
+        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
+    )
+
+
+def add_json(p: argparse.ArgumentParser, what: str = "print one JSON object instead of tables") -> None:
+    """--json."""
+    p.add_argument("--json", action="store_true", help=what)
+
+
+def add_traceback(p: argparse.ArgumentParser) -> None:
+    """--traceback."""
+    p.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+
+
 def add_model(p: argparse.ArgumentParser, *, device: bool = True) -> None:
     """Which model: --checkpoint, --weights, --import, and --device."""
     p.add_argument("--checkpoint", type=Path, required=True, metavar="PT", help="a checkpoint, or a run's directory")
     p.add_argument("--weights", choices=("auto", "raw", "ema"), default="auto", help="auto: those that chose the best")
     if device:
-        p.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:1")
-    p.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE", help="your own components"
-    )
+        add_device(p)
+    add_modules(p)
 
 
 def add_views(p: argparse.ArgumentParser) -> None:
@@ -38,6 +66,13 @@ def add_views(p: argparse.ArgumentParser) -> None:
         help="flip: the mirror image too; ms: also at the scales 0.75, 1 and 1.25",
     )
     p.add_argument("--scales", type=scales, metavar="S,S", help="other scales for --tta: 0.5,1,1.5")
+
+
+def positive(text: str) -> int:
+    """An integer above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a number above 0 is needed, got {text!r}")
+    return int(text)
 
 
 def size(text: str) -> tuple[int, int]:
