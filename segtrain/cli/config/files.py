@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from segtrain.checkpoint import NO_SPACE
-from segtrain.cli.runs.tables import aligned
+from segtrain.cli.tables import aligned
 from segtrain.config.shipped import find, folder, names, purpose
 from segtrain.errors import ConfigError
 from segtrain.writing import replace

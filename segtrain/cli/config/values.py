@@ -12,8 +12,9 @@ from typing import Any
 from segtrain.build import register_components
 from segtrain.cli.common import USAGE
 from segtrain.cli.config.files import meant
-from segtrain.cli.runs.tables import aligned, leaves
+from segtrain.cli.runs.tables import leaves
 from segtrain.cli.sweep.sweeping import Sweep, planned
+from segtrain.cli.tables import aligned
 from segtrain.config import Source, load
 from segtrain.config.reader import read
 from segtrain.config.reference import as_json, look_up, markdown

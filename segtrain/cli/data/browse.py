@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from segtrain.build import training_loader
-from segtrain.cli.data.common import component, opened, write_files
+from segtrain.cli.data.common import component, opened
+from segtrain.cli.folders import write_files
 from segtrain.config import Config
 from segtrain.data.dataset import Dataset
 from segtrain.errors import ConfigError

@@ -11,19 +11,8 @@ from typing import Any, NamedTuple
 
 from segtrain.cli.common import USAGE
 from segtrain.cli.data import SHOWN
-from segtrain.cli.data.common import (
-    SPLITS,
-    Missing,
-    component,
-    lenient,
-    missing_files,
-    opened,
-    percent,
-    sizes,
-    survey,
-    table,
-    workers,
-)
+from segtrain.cli.data.common import SPLITS, Missing, component, lenient, missing_files, opened, sizes, survey, workers
+from segtrain.cli.tables import percent, table
 from segtrain.data.check import only_the_first_class
 from segtrain.data.dataset import Dataset
 from segtrain.data.paths import some

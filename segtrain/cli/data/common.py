@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,60 +98,6 @@ def _parts(value: Any) -> Iterator[Component]:
             yield value
 
 
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `out` at the end, or nothing if something goes wrong before.
-
-    Raises DataError if `out` is there already and holds anything.
-    """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out} exists and is not empty; nothing is overwritten: name a new folder, or remove this one")
-    with _writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}-unfinished-", dir=out.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o777 & ~_umask())
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-def write_files(folder: Path, contents: dict[str, bytes], *, overwrite: bool) -> None:
-    """Write several files, each whole or not at all. Raises DataError before the first if one is there already."""
-    there = [name for name in contents if (folder / name).exists()]
-    if there and not overwrite:
-        raise DataError(f"{folder / there[0]} exists; give another --out, or --overwrite to replace it")
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        unfinished = folder / f".{name}-unfinished-{os.getpid()}"
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(folder / name)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Around the making of folders. Raises DataError where that is not possible."""
-    try:
-        yield
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise DataError(f"{out} cannot be made: {error.strerror}: {error.filename}; name another folder") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def section(components: dict[str, dict[str, Any]]) -> str:
     """The data sets as the section of a configuration."""
     keys = {"data": components}
@@ -172,25 +114,6 @@ class _Plain(yaml.SafeDumper):
 def watch(samples: Iterable[Any], total: int | None = None) -> Any:
     """The samples behind a progress bar, on a terminal."""
     return tqdm(samples, total=total, leave=False, unit=" files", disable=not sys.stderr.isatty())
-
-
-def table(rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """Rows of cells as lines of text; `align` has < or > for each column."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(align))]
-    return [
-        "  ".join(f"{cell:{way}{width}}" for cell, way, width in zip(row, align, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def percent(part: float, whole: float) -> str:
-    """A share in per cent with three digits, "-" of nothing."""
-    if not whole:
-        return "-"
-    share = 100 * part / whole
-    if 0 < share < 0.005:
-        return "<0.01 %"
-    return f"{share:.2f} %" if share < 10 else f"{share:.1f} %"
 
 
 def sizes(seen: Survey) -> str:

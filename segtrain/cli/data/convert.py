@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.cli.data.common import SPLITS, component, new_folder, opened, section, watch, workers
+from segtrain.cli.data.common import SPLITS, component, opened, section, watch, workers
+from segtrain.cli.folders import new_folder
 from segtrain.data.dataset import Dataset
 from segtrain.data.export import folder_names, write_folder_pairs, write_image_folder
 from segtrain.data.folder_pairs import folder_pairs

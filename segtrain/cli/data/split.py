@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.cli.data.common import SPLITS, component, opened, percent, section, table, workers, write_files
+from segtrain.cli.data.common import SPLITS, component, opened, section, workers
+from segtrain.cli.folders import write_files
+from segtrain.cli.tables import percent, table
 from segtrain.config import Component, Config
 from segtrain.config.writer import plain_config
 from segtrain.data.dataset import Dataset

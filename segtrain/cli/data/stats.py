@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from segtrain.cli.data import SHOWN
-from segtrain.cli.data.common import SPLITS, component, opened, percent, sizes, survey, table, workers
+from segtrain.cli.data.common import SPLITS, component, opened, sizes, survey, workers
+from segtrain.cli.tables import percent, table
 from segtrain.data.paths import some
 from segtrain.data.survey import Survey
 from segtrain.errors import DataError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from segtrain.cli.data.common import new_folder, section, watch
+from segtrain.cli.data.common import section, watch
+from segtrain.cli.folders import new_folder
 from segtrain.data.layouts import reading, write_scenes
 from segtrain.data.scenes import Scenes
 from segtrain.data.shard_files import write_shards

@@ -16,8 +16,8 @@ import torch
 
 from segtrain.cli.export.model_card import card
 from segtrain.cli.export.programs import FORMATS, Images, Plan, Runner, about
+from segtrain.cli.folders import main_folder, run_of
 from segtrain.cli.loaded import trained
-from segtrain.cli.val.validating import main_folder
 from segtrain.config.writer import to_yaml
 from segtrain.data.files import named_files
 from segtrain.data.scenes import Scenes
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.tolerance < 1:
         raise ConfigError(f"--tolerance {args.tolerance}: expected a share of the largest answer, such as 1e-3")
     model = trained(args)
-    out = args.out or default_folder(args.checkpoint)
+    out = args.out or run_of(args.checkpoint) / "export"
     deployed = Deployed(model.model.float(), args.answer)
     deployed.eval()
     for parameter in deployed.parameters():
@@ -179,13 +179,6 @@ def in_words(one: Checked, answer: str) -> str:
     differs = "" if answer == "argmax" else f"largest difference {one.difference:.2g} of {one.largest:.3g}, "
     pace = f"{1000 * one.seconds:.1f} ms per image, PyTorch {1000 * one.model_seconds:.1f} ms"
     return f"{one.file:18} {one.bytes / 1e6:.1f} MB  {differs}{agrees}  {pace}"
-
-
-def default_folder(checkpoint: Path) -> Path:
-    """export/ in the run that a checkpoint belongs to, or here."""
-    if checkpoint.is_dir():
-        return checkpoint / "export"
-    return (checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else Path()) / "export"
 
 
 def _bounded(image: Pixels) -> Pixels:

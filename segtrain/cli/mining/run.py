@@ -14,8 +14,8 @@ import torch
 
 from segtrain import distributed
 from segtrain.build import first, register_components
-from segtrain.checkpoint import NO_SPACE
-from segtrain.cli.data.common import component, new_folder, watch
+from segtrain.cli.data.common import component, watch
+from segtrain.cli.folders import new_folder, run_of, to_be_written
 from segtrain.cli.mining import tables
 from segtrain.cli.mining.models import Ranking, loaded, ranking
 from segtrain.data.loading import val_loader
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """The whole job; returns the exit code."""
     if distributed.launched():
         raise ConfigError("mining looks with one process; start it without torchrun")
-    out = args.out or default_folder(args.checkpoint) / args.split
+    out = args.out or run_of(args.checkpoint) / "mining" / args.split
     check_folder(out, overwrite=args.overwrite)
     register_components(args.modules)
     models = loaded(args.checkpoint, distributed.start(args.device), args.weights)
@@ -154,13 +154,6 @@ def pictures_of(report: tables.Report, probes: Sequence[Probe]) -> dict[str, byt
     return {f"{name}.jpg": pictures.jpeg(picture) for name, picture in drawn.items()}
 
 
-def default_folder(checkpoint: Path) -> Path:
-    """mining/ in the run that a checkpoint belongs to, or here."""
-    if checkpoint.is_dir():
-        return checkpoint / "mining"
-    return (checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else Path()) / "mining"
-
-
 def check_folder(out: Path, *, overwrite: bool) -> None:
     """Raise ConfigError unless `out` can be written, and is empty or may be replaced: only our own files ever are."""
     there = written(out) if out.exists() else []
@@ -182,7 +175,7 @@ def result_folder(out: Path) -> Iterator[Path]:
     """
     there = written(out) if out.exists() else []
     unfinished = out.with_name(f".{out.name}-{os.getpid()}") if there else out
-    try:
+    with to_be_written(out):
         with new_folder(unfinished) as folder:
             yield folder
         if there:
@@ -191,10 +184,6 @@ def result_folder(out: Path) -> Iterator[Path]:
             for file in unfinished.iterdir():
                 file.rename(out / file.name)
             unfinished.rmdir()
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise
-        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
 
 
 def written(out: Path) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from segtrain import svg
-from segtrain.cli.data.common import percent, table
 from segtrain.cli.mining.models import Ranking
+from segtrain.cli.tables import csv_bytes, percent, table
 from segtrain.spectrum import Mined, Overlap, Spectrum
 from segtrain.suspects import Suspect
 from segtrain.trained import Trained
@@ -250,12 +248,8 @@ def _chart(title: str, series: Mapping[str, svg.Points]) -> str:
     return svg.lines(title, series, width=680, height=300, x_name="p (logarithmic)", x_marks=marks)
 
 
-def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    text, rows = io.StringIO(), list(rows)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue().encode()
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return csv_bytes([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)])
 
 
 def _cell(value: Any) -> Any:

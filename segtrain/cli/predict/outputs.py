@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
 from segtrain.checkpoint import NO_SPACE
+from segtrain.cli.tables import csv_bytes
 from segtrain.data.paths import some
 from segtrain.errors import ConfigError, DataError
 from segtrain.observers.pictures import jpeg
@@ -61,12 +60,12 @@ class Outputs:
         """Make the folder and the head of predictions.csv."""
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace(self.folder / TABLE, _row(columns))
+            replace(self.folder / TABLE, csv_bytes([columns]))
 
     def row(self, cells: Sequence[Any]) -> None:
         """One more line of predictions.csv."""
         with self._writing():
-            append(self.folder / TABLE, _row(cells))
+            append(self.folder / TABLE, csv_bytes([cells]))
 
     def paths(self, place: Path) -> dict[str, Path]:
         """The file of each kind."""
@@ -130,9 +129,3 @@ def _array(path: Path, shape: tuple[int, ...]) -> Iterator[npt.NDArray[np.float1
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _row(cells: Sequence[Any]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode()

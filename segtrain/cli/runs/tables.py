@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import filecmp
-import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import yaml
 
 from segtrain import kept, shards, svg
+from segtrain.cli.tables import aligned
 from segtrain.errors import ConfigError, did_you_mean
 from segtrain.history import evaluations, steps
 from segtrain.run import RunDirectory
@@ -190,13 +190,6 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(child, f"{path}.{key}" if path else str(key))
     if not isinstance(value, (dict, list)):
         yield path, value
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; a row may end early."""
-    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
-    return "\n".join(map(str.rstrip, lines))
 
 
 def _last(path: Path) -> dict[str, float]:

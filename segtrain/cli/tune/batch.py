@@ -16,7 +16,7 @@ from segtrain import distributed
 from segtrain.build import Built, build, register_components
 from segtrain.cli.bench.verdict import rate
 from segtrain.cli.config.files import meant
-from segtrain.cli.data.common import table
+from segtrain.cli.tables import table
 from segtrain.config import load
 from segtrain.errors import ConfigError
 from segtrain.memory import ran_out

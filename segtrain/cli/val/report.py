@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from segtrain.cli.tables import csv_bytes
 from segtrain.image_scores import Answer, ImageScore
 from segtrain.metrics import Evaluation, SegmentationScores, Values, mean_of_present
 from segtrain.observers import pictures
@@ -81,11 +80,8 @@ def write(folder: Path, report: Report) -> None:
     """classes.csv, images.csv, confusion.csv, confused.csv, scores.json and pictures."""
     result, names = report.evaluation, list(report.evaluation.classes)
     _csv(folder / "classes.csv", _columns(report), _classes(report))
-    rows = [
-        ["label \\ prediction", *names],
-        *([name, *row] for name, row in zip(names, result.confusion.tolist(), strict=True)),
-    ]
-    _csv(folder / "confusion.csv", rows[0], rows[1:])
+    rows = [[name, *row] for name, row in zip(names, result.confusion.tolist(), strict=True)]
+    _csv(folder / "confusion.csv", ["label \\ prediction", *names], rows)
     pairs = [list(_pair(report, *pair).values()) for pair in _pairs(report)]
     _csv(folder / "confused.csv", ["label", "prediction", "count", "share_of_label"], pairs)
     if result.task.kind == "segmentation":
@@ -144,8 +140,4 @@ def _number(value: Any) -> Any:
 
 
 def _csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    path.write_bytes(csv_bytes([columns, *rows]))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -14,8 +12,8 @@ from torch import Tensor
 from segtrain import distributed
 from segtrain.boundary import BoundaryIoU
 from segtrain.build import first
-from segtrain.checkpoint import NO_SPACE
-from segtrain.cli.data.common import component, new_folder, watch
+from segtrain.cli.data.common import component, watch
+from segtrain.cli.folders import main_folder, run_of
 from segtrain.cli.loaded import criterion, inference, plain_criterion, trained
 from segtrain.cli.val.report import Report, as_json, told, write
 from segtrain.data.dataset import Dataset
@@ -122,24 +120,7 @@ def criterion_of(model: Trained) -> tuple[Criterion, str]:
 
 def default_folder(checkpoint: Path) -> Path:
     """A new folder validation/TIME in the run that a checkpoint belongs to, or here."""
-    top = checkpoint if checkpoint.is_dir() else Path()
-    if checkpoint.is_file() and checkpoint.parent.name == "checkpoints":
-        top = checkpoint.parent.parent
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (f"{stamp}-{count}" if count > 1 else stamp for count in range(1, 1000))
-    return next(path for name in names if not (path := top / "validation" / name).exists())
-
-
-@contextlib.contextmanager
-def main_folder(out: Path) -> Iterator[Path | None]:
-    """On rank 0 a folder that becomes `out` at a good end; None on the others. Raises UserError if it cannot."""
-    if not distributed.is_main():
-        yield None
-        return
-    try:
-        with new_folder(out) as folder:
-            yield folder
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise
-        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+    top = run_of(checkpoint) / "validation"
+    return next(path for name in names if not (path := top / name).exists())
