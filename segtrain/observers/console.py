@@ -14,7 +14,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from segtrain.metrics import AVERAGED, RAW, Evaluation
+from segtrain.metrics.evaluation import AVERAGED, RAW, Evaluation
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
 from segtrain.writing import append

@@ -22,7 +22,7 @@ from segtrain.config import Config, Source
 from segtrain.config.writer import plain_config
 from segtrain.errors import UserError
 from segtrain.finite import NonFiniteError
-from segtrain.metrics import AVERAGED, RAW
+from segtrain.metrics.evaluation import AVERAGED, RAW
 from segtrain.observers import pictures
 from segtrain.observers.console import Console
 from segtrain.observers.files import Files
