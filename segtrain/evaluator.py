@@ -15,7 +15,8 @@ from segtrain.losses.criterion import Criterion
 from segtrain.memory import memory_for
 from segtrain.metrics.boundary import BoundaryIoU
 from segtrain.metrics.evaluation import Evaluation, Probe
-from segtrain.metrics.scores import BOUNDARY_PX, BOUNDARY_TAG, meter
+from segtrain.metrics.scores import meter
+from segtrain.metrics.tags import BOUNDARY_PX, BOUNDARY_TAG
 from segtrain.metrics.worst import ConfidentMistakes, LowestIoU
 from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision

@@ -40,6 +40,7 @@ FLOORS = {
     "data": 1,
     "data.loading": 2,
     "metrics": 1,
+    "metrics.tags": 0,
     "metrics.boundary": 2,
     "metrics.spectrum": 2,
     "metrics.samples": 4,

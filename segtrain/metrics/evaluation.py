@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from segtrain.metrics.scores import BOUNDARY_TAG, Counts, SegmentationScores, share
+from segtrain.metrics.scores import Counts, SegmentationScores, share
+from segtrain.metrics.tags import AVERAGED, BOUNDARY_TAG, RAW, of_averaged, scores_of
 from segtrain.task import Batch, Task
-
-RAW, AVERAGED = "val", "val_ema"  # what the tags of an evaluation begin with, by the weights
 
 _TABLE_ROWS = 60
 
@@ -89,8 +88,7 @@ class Evaluation:
 
     def scores(self) -> dict[str, float]:
         """The scalars of the weights that decide, as "val/miou" and so on."""
-        begin = f"{self.decides}/"
-        return {f"val/{tag.removeprefix(begin)}": value for tag, value in self.scalars.items() if tag.startswith(begin)}
+        return scores_of(self.scalars, self.decides)
 
     def confused(self, limit: int = 10) -> list[Confused]:
         """The pairs of label and prediction that most often go together wrongly, the most frequent first."""
@@ -113,7 +111,7 @@ class Evaluation:
 
 def of_both(raw: Evaluation, averaged: Evaluation, *, averaged_decides: bool) -> Evaluation:
     """One report of weights and their average: the scores of both, everything else of those that decide."""
-    scalars = {tag.replace(RAW, AVERAGED, 1): value for tag, value in averaged.scalars.items()}
+    scalars = {of_averaged(tag): value for tag, value in averaged.scalars.items()}
     deciding = replace(averaged, decides=AVERAGED) if averaged_decides else raw
     return replace(deciding, scalars={**raw.scalars, **scalars})
 

@@ -16,15 +16,13 @@ from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
 from segtrain.errors import DataError
+from segtrain.metrics.tags import BOUNDARY_TAG
 from segtrain.task import Task, predict, two_channels
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 _CALIBRATION_BINS = 15
-
-BOUNDARY_PX = 3  # width of the boundary IoU of every evaluation
-BOUNDARY_TAG = f"val/boundary_iou_{BOUNDARY_PX}px"
 
 
 class Scores(Protocol):

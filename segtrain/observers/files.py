@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segtrain.metrics.evaluation import Evaluation
-from segtrain.metrics.scores import BOUNDARY_TAG
+from segtrain.metrics.tags import BOUNDARY_TAG
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
