@@ -1,6 +1,7 @@
 """What a training step costs in segtrain, a bare loop, torchvision's style, Lightning and Hugging Face's Trainer.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py --rounds 60
+    OMP_NUM_THREADS=1 python benchmarks/step.py --rounds 400 --only segtrain
     OMP_NUM_THREADS=1 SEGTRAIN_DATA=… python benchmarks/step.py --data camvid --rounds 30
 
 All train the same model on the same batches with the same optimizer, clipping, schedule and precision. The loops live
@@ -266,6 +267,9 @@ def main() -> None:
     p.add_argument("--arch", default="fpn")
     p.add_argument("--amp", choices=("off", "bf16"), default="off")
     p.add_argument("--data", choices=("memory", "camvid"), default="memory")
+    p.add_argument(
+        "--only", metavar="LOOP", nargs="+", help="no other loops beside the bare one: more rounds in less time"
+    )
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = p.parse_args()
     if os.environ.get("MALLOC_ARENA_MAX") != "1":  # threads share one heap, or each would meet another allocator
@@ -289,6 +293,10 @@ def main() -> None:
     ):
         if importlib.util.find_spec(package):
             variants[name] = lambda built, feed, loop=loop: loop(built, feed, steps)  # type: ignore[misc]
+    if args.only:
+        if unknown := set(args.only) - variants.keys():
+            p.error(f"--only {', '.join(sorted(unknown))}: not among {', '.join(variants)}")
+        variants = {name: loop for name, loop in variants.items() if name in (BARE, *args.only)}
 
     def loop_of(name: str) -> Callable[[], None]:
         def loop() -> None:

@@ -25,7 +25,7 @@ from segtrain.cli.mining import parser
 from segtrain.cli.mining.models import loaded, ranking
 from segtrain.cli.mining.run import look, suspect
 from segtrain.cli.train import main as train
-from segtrain.suspects import Suspect
+from segtrain.metrics.suspects import Suspect
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 COMMON = ["log.pictures=0", "data.workers=0", "checkpoint.every=25%", "checkpoint.keep_last=4", "validate.every=50%"]

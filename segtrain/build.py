@@ -7,11 +7,9 @@ import math
 import pkgutil
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +20,6 @@ import segtrain.data
 import segtrain.losses
 import segtrain.models
 from segtrain import distributed, parallel
-from segtrain.checkpoint import read_weights
 from segtrain.compiling import compiled
 from segtrain.config import Config, Source
 from segtrain.data.combined import Part
@@ -36,9 +33,10 @@ from segtrain.finite import FiniteGuard
 from segtrain.learner import Learner
 from segtrain.losses.criterion import Criterion, as_criterion
 from segtrain.maker import Maker
-from segtrain.metrics import scores_to_maximise
+from segtrain.metrics.scores import scores_to_maximise
 from segtrain.optim import Encoder, parameter_groups
 from segtrain.precision import Precision, fast_math, precision
+from segtrain.randomness import own_random_numbers, seed_everything
 from segtrain.registry import (
     CRITERIA,
     MODELS,
@@ -363,46 +361,3 @@ def make_evaluator(
 def channels_last(config: Config) -> bool:
     """Whether images and weights are; shards of a model have no layout."""
     return config.train.channels_last and config.train.strategy != "fsdp"
-
-
-def own_random_numbers(seed: int) -> None:
-    """From here on ranks draw differently (dropout), rank 0 as one process would."""
-    if distributed.rank() > 0:
-        seed_everything(int(np.random.SeedSequence([seed, distributed.rank()]).generate_state(1)[0]))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators; ranks share the seed, so that their weights start equal."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - third-party code still draws from the global generator
-    torch.manual_seed(seed)
-
-
-def load_weights(learner: Learner, path: Path, skip: Sequence[str] = ()) -> None:
-    """Start from the weights of a checkpoint, and from nothing else of it; `skip` names (`net.head.*`) start anew.
-
-    Raises ConfigError naming what is missing, left over or of another shape.
-    """
-    weights, state = read_weights(path), learner.model.state_dict()
-    skipped = {name for name in state if any(fnmatch(name, pattern) for pattern in skip)}
-    if skip and not skipped:
-        raise ConfigError(
-            f"--init-skip {' '.join(skip)}: matches no parameter; they are called like {next(iter(state))}"
-        )
-    wrong = [
-        f"{name} is {_shape(weights, name)} in the file and {_shape(state, name)} in the model"
-        for name in (weights.keys() | state.keys()) - skipped
-        if _shape(weights, name) != _shape(state, name)
-    ]
-    if wrong:
-        raise ConfigError(
-            f"--init {path}: {len(wrong)} of {len(state)} tensors do not fit: {'; '.join(sorted(wrong)[:4])}. "
-            "Use weights of the same model, or start those parts anew with --init-skip 'net.segmentation_head.*'"
-        )
-    parallel.load_full(learner.model, {**state, **{name: weights[name] for name in state.keys() - skipped}})
-    if learner.ema is not None:
-        learner.ema.set(learner.model)  # type: ignore[no-untyped-call]
-
-
-def _shape(state: Mapping[str, torch.Tensor], name: str) -> str:
-    return str(tuple(state[name].shape)) if name in state else "absent"

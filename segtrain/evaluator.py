@@ -6,22 +6,22 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segtrain.boundary import BoundaryIoU
 from segtrain.distributed import is_main, sum_over_ranks
 from segtrain.inference import WHOLE, Inference
 from segtrain.losses.criterion import Criterion
 from segtrain.memory import memory_for
-from segtrain.metrics import BOUNDARY_PX, BOUNDARY_TAG, Evaluation, Probe, meter
-from segtrain.mistakes import Mistakes
+from segtrain.metrics.boundary import BoundaryIoU
+from segtrain.metrics.evaluation import Evaluation, Probe
+from segtrain.metrics.scores import meter
+from segtrain.metrics.tags import BOUNDARY_PX, BOUNDARY_TAG
+from segtrain.metrics.worst import ConfidentMistakes, LowestIoU
 from segtrain.models.common import upsampling_deferred
 from segtrain.precision import Precision
 from segtrain.task import Batch, Task, predict, probabilities
 from segtrain.upsampling import Logits, by_pixel, full_resolution
-from segtrain.worst import WorstImages
 
 SMALLER_BATCH = "Lower data.val_batch_size (it changes no score), or prepare smaller images in data.val_prepare"
 
@@ -66,7 +66,7 @@ class Evaluator:
         model.eval()
         scores = meter(self.task, device)
         outlines = BoundaryIoU(self.task, BOUNDARY_PX, device) if segmentation else None
-        wrong = WorstImages(self.task, self.pictures) if segmentation else Mistakes(self.task, self.pictures)
+        wrong = (LowestIoU if segmentation else ConfidentMistakes)(self.task, self.pictures)
         losses = torch.zeros(len(self.criterion.names), 2, dtype=torch.float64, device=device)
         for batch in self.loader:
             with memory_for(batch.in_words, device, SMALLER_BATCH):
@@ -98,23 +98,15 @@ class Evaluator:
         batch = batch.to(self.precision.device)
         logits = self._logits(model, batch)
         seen = self.criterion.inspect(logits, batch.target, step)
-        images = batch.image.permute(0, 2, 3, 1).cpu().numpy()
-        targets = batch.target.cpu().numpy()
-        predictions = by_pixel(predict, logits).to(batch.target.dtype).cpu().numpy()
-        mined = None if seen is None else seen.share.float().cpu().numpy()
-        losses = None if seen is None else seen.hardness.float().cpu().numpy()
-        sure = (
-            probabilities(full_resolution(logits)).amax(1).cpu().numpy() if self.task.kind == "classification" else None
-        )
+        classes = by_pixel(predict, logits)
+        mined, losses = (None, None) if seen is None else (seen.share, seen.hardness)
+        of_classifier = self.task.kind == "classification"
+        sure = probabilities(full_resolution(logits)).amax(1) if of_classifier else None
+
+        def at(values: Tensor | None, index: int) -> Tensor | None:
+            return None if values is None else values[index]
+
         return [
-            Probe(
-                image=images[i],
-                target=np.asarray(targets[i]),
-                prediction=np.asarray(predictions[i]),
-                mined=None if mined is None else np.asarray(mined[i]),
-                loss=None if losses is None else np.asarray(losses[i]),
-                id=name,
-                confidence=None if sure is None else np.asarray(sure[i]),
-            )
-            for i, name in enumerate(batch.ids)
+            Probe.of(batch, i, classes[i], mined=at(mined, i), loss=at(losses, i), confidence=at(sure, i))
+            for i in range(len(batch.ids))
         ]

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from segtrain.metrics.tags import AVERAGED, RAW, scores_of
+
 
 def evaluations(run: Path) -> list[dict[str, float]]:
     """The rows of metrics.csv, oldest first, "step" among the tags; what a row does not have is left out."""
@@ -20,8 +22,7 @@ def evaluations(run: Path) -> list[dict[str, float]]:
 
 def deciding(row: Mapping[str, float], weights: str) -> dict[str, float]:
     """The scores of the weights that decide (validate.weights: raw or ema) as "val/miou" and so on."""
-    averaged = {f"val/{tag.removeprefix('val_ema/')}": row[tag] for tag in row if tag.startswith("val_ema/")}
-    return (weights == "ema" and averaged) or {tag: row[tag] for tag in row if tag.startswith("val/")}
+    return (weights == "ema" and scores_of(row, AVERAGED)) or scores_of(row, RAW)
 
 
 def steps(run: Path) -> list[dict[str, float]]:

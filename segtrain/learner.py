@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from segtrain.models.common import upsampling_deferred
 from segtrain.optim import Encoder, by_name, load_by_name
 from segtrain.parallel import load_full, spread, whole
 from segtrain.precision import Precision
+from segtrain.randomness import restore_rng, rng_state
 from segtrain.schedule import Schedule
 from segtrain.task import Batch, Output, logits_of
 from segtrain.upsampling import Logits
@@ -196,32 +195,3 @@ def _add(sums: Logs, logs: Mapping[str, Tensor]) -> None:
     for name, value in logs.items():
         value = value.detach().double()
         sums[name] = sums[name] + value if name in sums else value
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every global random generator, in plain values."""
-    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-    version, internal, gauss_next = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],  # of this rank's device
-        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(gauss)],
-        "python": [version, list(internal), gauss_next],
-    }
-
-
-def restore_rng(state: Mapping[str, Any]) -> None:
-    """Set every global random generator to a state from `rng_state`; CheckpointError if it is none."""
-    try:
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda"][0])
-        keys, position, has_gauss, gauss = state["numpy"]
-        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
-        version, internal, gauss_next = state["python"]
-        random.setstate((version, tuple(internal), gauss_next))
-    except Exception as error:  # the generators raise anything at numbers that are not theirs
-        raise CheckpointError(
-            f"the random state of the checkpoint cannot be restored ({type(error).__name__}: {error}), so the run "
-            "would not go on as it was; start a new run from these weights with --init"
-        ) from error

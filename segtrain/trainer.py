@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from segtrain.churn import Churn
 from segtrain.distributed import Vote, share_buffers, sum_over_ranks
 from segtrain.errors import TrainingError
 from segtrain.learner import Learner
 from segtrain.memory import in_use, memory_for
-from segtrain.metrics import Evaluation, of_both
+from segtrain.metrics.churn import Churn
+from segtrain.metrics.evaluation import Evaluation, of_both
+from segtrain.metrics.samples import SampleLosses
 from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
-from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 from segtrain.transfer import Transfer
 from segtrain.upsampling import Logits

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from segtrain.metrics import ClassificationMeter, ConfusionMatrix
+from segtrain.metrics.scores import ClassificationMeter, ConfusionMatrix
 from segtrain.task import Kind, Task
 
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from segtrain.build import load_weights, register_components
+from segtrain.build import register_components
 from segtrain.checkpoint import save
 from segtrain.errors import ConfigError, DataError
+from segtrain.fine_tuning import load_weights
 from segtrain.registry import CRITERIA, DATASETS, MODELS, OPTIMIZERS, SCHEDULES, TRANSFORMS, parameters
 
 REGISTRIES = [MODELS, DATASETS, TRANSFORMS, OPTIMIZERS, SCHEDULES, CRITERIA]

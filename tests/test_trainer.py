@@ -3,7 +3,7 @@ import math
 import pytest
 from waits import NoHostSync, Reads
 
-from segtrain.metrics import Evaluation
+from segtrain.metrics.evaluation import Evaluation
 from segtrain.trainer import Best, Every, Interrupted, Trainer
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from segtrain.metrics import Evaluation, Probe
+from segtrain.metrics.evaluation import Evaluation, Probe
 from segtrain.observers import charts
 from segtrain.observers.canvas import (
     BLUE,

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.metrics import Evaluation
+from segtrain.metrics.evaluation import Evaluation
 from segtrain.observers.canvas import (
     BLUE,
     FAINT,

@@ -14,7 +14,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from segtrain.metrics import AVERAGED, RAW, Evaluation
+from segtrain.metrics.evaluation import Evaluation
+from segtrain.metrics.tags import RAW, of_averaged
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss
 from segtrain.writing import append
@@ -103,8 +104,8 @@ class Console:
         scores = [f"{name} {_short(known[tag])}" for tag, name in _SCORES.items() if tag in known]
         if self._monitor not in _SCORES and self._monitor in known:
             scores.append(f"{self._monitor} {_short(known[self._monitor])}")
-        other, name = (AVERAGED, "ema") if report.decides == RAW else (RAW, "raw")
-        if (value := report.scalars.get(self._monitor.replace(RAW, other, 1))) is not None:
+        other, name = (of_averaged(self._monitor), "ema") if report.decides == RAW else (self._monitor, "raw")
+        if (value := report.scalars.get(other)) is not None:
             scores.append(f"({name} {_short(value)})")
         self.line(_labelled("val", "  ".join([f"step {step}", *scores, *self._verdict(step, report)])))
         for text in _class_lines(report, shutil.get_terminal_size().columns if self._on_terminal() else _WIDTH):

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segtrain.metrics import BOUNDARY_TAG, Evaluation
+from segtrain.metrics.evaluation import Evaluation
+from segtrain.metrics.tags import BOUNDARY_TAG
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.observer import SampleLoss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segtrain.metrics import AVERAGED, RAW
+from segtrain.metrics.tags import AVERAGED, RAW
 from segtrain.task import Kind
 
 # tag, or its beginning with a slash at the end → meaning

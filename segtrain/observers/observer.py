@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from segtrain.metrics import Evaluation
+from segtrain.metrics.evaluation import Evaluation
 
 
 class SampleLoss(NamedTuple):

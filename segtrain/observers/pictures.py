@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segtrain.metrics import Evaluation, Probe
+from segtrain.metrics.evaluation import Evaluation, Probe
 from segtrain.observers import cards, charts
 from segtrain.observers.canvas import (
     BLUE,

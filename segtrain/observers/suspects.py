@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segtrain.metrics.suspects import Suspect
 from segtrain.observers.canvas import (
     GAP,
     INK,
@@ -26,7 +27,6 @@ from segtrain.observers.canvas import (
     visible,
 )
 from segtrain.observers.pictures import colored
-from segtrain.suspects import Suspect
 from segtrain.task import Task
 
 PER_SHEET = 10

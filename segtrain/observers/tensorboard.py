@@ -26,7 +26,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from segtrain.metrics import Evaluation
+from segtrain.metrics.evaluation import Evaluation
 from segtrain.observers import pictures
 from segtrain.observers.disk import Forgiving
 from segtrain.observers.meanings import LAYOUT, meaning

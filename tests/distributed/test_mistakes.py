@@ -4,7 +4,7 @@ import torch
 from metrics_ranks import task_of
 from ranks import on_ranks
 
-from segtrain.mistakes import Mistakes
+from segtrain.metrics.worst import ConfidentMistakes
 from segtrain.task import Batch
 
 IMAGES = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
@@ -14,7 +14,7 @@ TARGET = torch.tensor([0, 1, 2, -100, 1, 0])
 
 
 def shown(keep, chosen=range(6), size=2, task=None):
-    mistakes = Mistakes(task or task_of(3, "classification"), keep)
+    mistakes = ConfidentMistakes(task or task_of(3, "classification"), keep)
     for start in range(0, len(chosen), size):
         index = list(chosen[start : start + size])
         batch = Batch(IMAGES[index], TARGET[index], tuple(IDS[i] for i in index))
@@ -35,12 +35,9 @@ def test_mistakes_come_most_confident_first_however_the_batches_are(size):
     assert first.image.shape == (2, 2, 3)
 
 
-def test_nothing_is_kept_where_nothing_is_wrong_asked_for_or_of_pixels():
+def test_nothing_is_kept_where_nothing_is_wrong_or_asked_for():
     assert shown(4, chosen=[0, 3, 5]) == ()
     assert shown(0) == ()
-    pixels = Mistakes(task_of(3), 4)
-    pixels.update(torch.zeros(1, 3, 2, 2), Batch(IMAGES[:1], torch.zeros(1, 2, 2, dtype=torch.uint8), ("a",)))
-    assert pixels.total() == ()
 
 
 def shown_by(parts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from segtrain.metrics import Evaluation, Probe
+from segtrain.metrics.evaluation import Evaluation, Probe
 from segtrain.task import Task
 
 CLASSES = ("ground", "sky", "building", "road", "vehicle", "pole", "person")

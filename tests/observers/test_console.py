@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from reports import make_probe, make_report, make_task
 
-from segtrain.metrics import of_both
+from segtrain.metrics.evaluation import of_both
 from segtrain.observers.console import Console
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
+from segtrain.metrics.suspects import Crop, Suspect
 from segtrain.observers.suspects import sheets
-from segtrain.suspects import Crop, Suspect
 from segtrain.task import Task
 
 RED, GREEN = (200, 20, 30), (10, 180, 40)

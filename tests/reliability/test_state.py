@@ -17,7 +17,7 @@ from segtrain.checkpoint import load as load_checkpoint
 from segtrain.config import load as load_config
 from segtrain.config.writer import plain_config
 from segtrain.errors import CheckpointError, ConfigError
-from segtrain.learner import restore_rng, rng_state
+from segtrain.randomness import restore_rng, rng_state
 from segtrain.resume import FREE, changes, completed
 from segtrain.resume import _leaves as leaves
 from segtrain.trainer import Every, Trainer

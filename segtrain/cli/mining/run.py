@@ -20,14 +20,14 @@ from segtrain.cli.mining import tables
 from segtrain.cli.mining.models import Ranking, loaded, ranking
 from segtrain.data.loading import val_loader
 from segtrain.errors import ConfigError, TrainingError
-from segtrain.hardest import HardestImages
 from segtrain.memory import memory_for
-from segtrain.metrics import Probe
+from segtrain.metrics.evaluation import Probe
+from segtrain.metrics.spectrum import Overlap, Spectrum
+from segtrain.metrics.suspects import SelfConfidence, Suspects
+from segtrain.metrics.worst import LargestLoss
 from segtrain.observers import cards, pictures
 from segtrain.observers.canvas import Picture
 from segtrain.observers.suspects import sheets
-from segtrain.spectrum import Overlap, Spectrum
-from segtrain.suspects import SelfConfidence, Suspects
 from segtrain.task import Batch, probabilities
 from segtrain.trained import Trained
 from segtrain.writing import replace
@@ -41,7 +41,7 @@ class Looked:
 
     spectrum: Spectrum
     overlaps: dict[int, Overlap]  # with the checkpoint of another step
-    hardest: HardestImages
+    hardest: LargestLoss
     confidence: SelfConfidence
     images: int = 0
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         args.checkpoint, args.split, models[0], rank, seen.images, seen.spectrum, seen.overlaps, suspects
     )
     with result_folder(out) as folder:
-        files = tables.files(report) | pictures_of(report, seen.hardest.probes(report.shown.threshold))
+        files = tables.files(report) | pictures_of(report, seen.hardest.mined(report.shown.threshold))
         for name, content in files.items():
             replace(folder / name, content)
     remarks = [*rank.remarks, *about_suspects(report, asked=args.suspects > 0)]
@@ -80,7 +80,7 @@ def look(models: Sequence[Trained], rank: Ranking, ps: tuple[float, ...], args: 
     seen = Looked(
         Spectrum(task, ps, args.boundary, device),
         {other.step: Overlap(device) for other in models[1:]},
-        HardestImages(task, args.panels),
+        LargestLoss(task, args.panels),
         SelfConfidence(task, device),
     )
     for batch in batches(models[0], args):

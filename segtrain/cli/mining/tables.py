@@ -15,8 +15,8 @@ import numpy as np
 from segtrain import svg
 from segtrain.cli.mining.models import Ranking
 from segtrain.cli.tables import csv_bytes, percent, table
-from segtrain.spectrum import Mined, Overlap, Spectrum
-from segtrain.suspects import Suspect
+from segtrain.metrics.spectrum import Mined, Overlap, Spectrum
+from segtrain.metrics.suspects import Suspect
 from segtrain.trained import Trained
 
 OURS = re.compile(r"(top_p|classes|curve|suspects)\.(csv|svg)|(hardest(-mined)?|suspects-\d+)\.jpg")

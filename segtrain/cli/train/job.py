@@ -22,7 +22,7 @@ from segtrain.config import Config, Source
 from segtrain.config.writer import plain_config
 from segtrain.errors import UserError
 from segtrain.finite import NonFiniteError
-from segtrain.metrics import AVERAGED, RAW
+from segtrain.metrics.tags import of_averaged
 from segtrain.observers import pictures
 from segtrain.observers.console import Console
 from segtrain.observers.files import Files
@@ -159,7 +159,7 @@ class Job:
         for warning in built.warnings:
             self.console.line(f"warning: {warning}")
         texts = {"config": f"```yaml\n{self.source.to_yaml()}```", "command": command_text()}
-        metrics = [best.metric] + [best.metric.replace(RAW, AVERAGED, 1)] * (built.learner.ema is not None)
+        metrics = [best.metric] + [of_averaged(best.metric)] * (built.learner.ema is not None)
         board = TensorBoard(
             path / "tb", built.task, start_step=step, texts=texts, hparams=hyperparameters(built), metrics=metrics
         )

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from segtrain import checkpoint, distributed
-from segtrain.build import Built, Limits, build, load_weights, register_components
+from segtrain.build import Built, Limits, build, register_components
 from segtrain.cli.common import remarks
 from segtrain.cli.config.files import meant
 from segtrain.cli.train.banner import banner
@@ -16,6 +16,7 @@ from segtrain.config import Config, Source, load
 from segtrain.data.check import check_labels
 from segtrain.data.feed import num_workers
 from segtrain.errors import ConfigError
+from segtrain.fine_tuning import load_weights
 from segtrain.resume import Start, changes, choose, completed
 from segtrain.run import RunDirectory
 

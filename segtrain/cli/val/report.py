@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from segtrain.cli.tables import csv_bytes
-from segtrain.image_scores import Answer, ImageScore
-from segtrain.metrics import Evaluation, SegmentationScores, Values, mean_of_present
+from segtrain.metrics.evaluation import Evaluation
+from segtrain.metrics.images import Answer, ImageScore
+from segtrain.metrics.scores import SegmentationScores, Values, mean_of_present
 from segtrain.observers import pictures
 from segtrain.run import environment
 

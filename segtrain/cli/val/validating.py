@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from segtrain import distributed
-from segtrain.boundary import BoundaryIoU
 from segtrain.build import first
 from segtrain.cli.data.common import component, watch
 from segtrain.cli.folders import main_folder, run_of
@@ -20,8 +19,9 @@ from segtrain.data.dataset import Dataset
 from segtrain.data.loading import val_loader
 from segtrain.errors import ConfigError, UserError
 from segtrain.evaluator import Evaluator
-from segtrain.image_scores import Answers, ImageScores
 from segtrain.losses.criterion import Criterion
+from segtrain.metrics.boundary import BoundaryIoU
+from segtrain.metrics.images import Answers, ImageScores
 from segtrain.task import Batch, Task
 from segtrain.trained import Trained
 

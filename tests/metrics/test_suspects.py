@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segtrain.suspects import SelfConfidence, Suspects, regions
+from segtrain.metrics.suspects import SelfConfidence, Suspects, regions
 from segtrain.task import Batch, Task
 
 TASK = Task("segmentation", ("ground", "road", "pole"), ((0, 0, 0),) * 3)

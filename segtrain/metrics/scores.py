@@ -1,13 +1,12 @@
-"""Counts on the device, scores on the host, and the report of one evaluation.
+"""Counts on the device, scores on the host.
 
 A meter takes batch after batch without waiting for the device; `total` sums over the ranks and makes the scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +16,13 @@ from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
 from segtrain.errors import DataError
-from segtrain.task import Batch, Task, predict, two_channels
+from segtrain.metrics.tags import BOUNDARY_TAG
+from segtrain.task import Task, predict, two_channels
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-RAW, AVERAGED = "val", "val_ema"  # what the tags of an evaluation begin with, by the weights
-
 _CALIBRATION_BINS = 15
-_TABLE_ROWS = 60
-
-BOUNDARY_PX = 3  # width of the boundary IoU of every evaluation
-BOUNDARY_TAG = f"val/boundary_iou_{BOUNDARY_PX}px"
 
 
 class Scores(Protocol):
@@ -122,8 +116,8 @@ class SegmentationScores:
         scalars = {
             "val/miou": mean_of_present(self.iou),
             "val/macc": mean_of_present(self.accuracy),
-            "val/aacc": _share(self.correct.sum(), self.confusion.sum()),
-            "val/fwiou": _share(np.nansum(self.labelled * self.iou), self.confusion.sum()),
+            "val/aacc": share(self.correct.sum(), self.confusion.sum()),
+            "val/fwiou": share(np.nansum(self.labelled * self.iou), self.confusion.sum()),
         }
         for what, values in (("iou", self.iou), ("acc", self.accuracy)):
             named = zip(self.classes, values.tolist(), strict=True)
@@ -188,141 +182,12 @@ class ClassificationScores:
         """Shares in [0, 1]; NaN if nothing was valid. ECE: Σ over bins |Σ confidence - correct| / samples."""
         samples = self.confusion.sum()
         return {
-            "val/top1": _share(np.trace(self.confusion), samples),
-            "val/top5": _share(self.in_top5, samples),
+            "val/top1": share(np.trace(self.confusion), samples),
+            "val/top5": share(self.in_top5, samples),
             "val/macc": mean_of_present(self.accuracy),
-            "val/nll": _share(self.nll, samples),
-            "val/ece": _share(np.abs(self.calibration[1] - self.calibration[2]).sum(), samples),
+            "val/nll": share(self.nll, samples),
+            "val/ece": share(np.abs(self.calibration[1] - self.calibration[2]).sum(), samples),
         }
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One image with what the model made of it; [*] is [H, W], or [] in classification."""
-
-    image: npt.NDArray[np.uint8]  # [H, W, 3], RGB
-    target: npt.NDArray[Any]  # [*], uint8, or int64 in classification
-    prediction: npt.NDArray[Any]  # like the target
-    mined: npt.NDArray[np.float32] | None  # [*], how much each pixel was kept, in [0, 1]
-    loss: npt.NDArray[np.float32] | None  # [*]
-    id: str
-    confidence: npt.NDArray[np.float32] | None = None  # [], probability of the prediction, in classification
-    iou: float | None = None  # of the image: the mean over the classes in its label
-
-    @classmethod
-    def of(
-        cls,
-        batch: Batch,
-        index: int,
-        prediction: Tensor,
-        *,
-        loss: Tensor | None = None,
-        confidence: Tensor | None = None,
-        iou: float | None = None,
-    ) -> Probe:
-        """One image of a batch with the class ids [*] that a model gave it. Waits for the device."""
-        target = batch.target[index]
-        return cls(
-            image=batch.image[index].permute(1, 2, 0).cpu().numpy(),
-            target=target.cpu().numpy(),
-            prediction=prediction.to(target.dtype).cpu().numpy(),
-            mined=None,
-            loss=None if loss is None else loss.float().cpu().numpy(),
-            id=batch.ids[index],
-            confidence=None if confidence is None else confidence.float().cpu().numpy(),
-            iou=iou,
-        )
-
-
-@dataclass(frozen=True)
-class Confused:
-    """`count` of the `labelled` pixels or images with one class got another one."""
-
-    label: str
-    prediction: str
-    count: int
-    labelled: int
-
-    def __str__(self) -> str:
-        return f"{self.label} taken for {self.prediction}: {self.count:,} of {self.labelled:,}"
-
-
-@dataclass(frozen=True, eq=False)  # equal to itself alone, so that what is drawn of it can be kept
-class Evaluation:
-    """The report of one evaluation."""
-
-    scalars: dict[str, float]
-    classes: tuple[str, ...]
-    confusion: Counts  # [K, K], rows = label, columns = prediction
-    task: Task
-    probes: tuple[Probe, ...] = ()  # the same images each time
-    wrong: tuple[Probe, ...] = ()  # the most confident mistakes of a classifier, the images with the lowest IoU
-    train_probes: tuple[Probe, ...] = ()  # training images, the same each time
-    decides: str = RAW  # what the tags of the weights begin with that decide and that all but the scalars are of
-
-    def scores(self) -> dict[str, float]:
-        """The scalars of the weights that decide, as "val/miou" and so on."""
-        begin = f"{self.decides}/"
-        return {f"val/{tag.removeprefix(begin)}": value for tag, value in self.scalars.items() if tag.startswith(begin)}
-
-    def confused(self, limit: int = 10) -> list[Confused]:
-        """The pairs of label and prediction that most often go together wrongly, the most frequent first."""
-        wrong = self.confusion * (1 - np.eye(len(self.confusion), dtype=np.int64))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-        pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
-        return [
-            Confused(self.classes[row], self.classes[column], int(wrong[row, column]), int(self.confusion[row].sum()))
-            for row, column in pairs
-            if wrong[row, column]
-        ]
-
-    def table(self) -> str:
-        """The scores per class for a terminal, the worst class marked; of many classes only the worst."""
-        lines = [_table(SegmentationScores(self.confusion, self.classes), self.task, self.scores())]
-        if self.task.kind == "classification":
-            lines += [str(pair) for pair in self.confused(5)]
-        return "\n".join(lines)
-
-
-def of_both(raw: Evaluation, averaged: Evaluation, *, averaged_decides: bool) -> Evaluation:
-    """One report of weights and their average: the scores of both, everything else of those that decide."""
-    scalars = {tag.replace(RAW, AVERAGED, 1): value for tag, value in averaged.scalars.items()}
-    deciding = replace(averaged, decides=AVERAGED) if averaged_decides else raw
-    return replace(deciding, scalars={**raw.scalars, **scalars})
-
-
-def _table(scores: SegmentationScores, task: Task, scalars: dict[str, float]) -> str:
-    segmentation = task.kind == "segmentation"
-    ranking = scores.iou if segmentation else scores.accuracy
-    columns = [("IoU", scores.iou)] if segmentation else []
-    columns += [("Acc", scores.accuracy), ("Precision", scores.precision)]
-    labelled = scores.labelled
-    width = max(len(name) for name in ("class", *task.classes))
-    unit = "pixels" if segmentation else "samples"
-    lines = [f"{'class':<{width}}" + "".join(f"{title:>11}" for title, _ in columns) + f"{unit:>16}  share"]
-    present = [index for index in range(len(ranking)) if not np.isnan(ranking[index])]
-    worst = min(present, key=lambda index: ranking[index], default=None)
-    shown: Sequence[int] = range(len(ranking))
-    if len(shown) > _TABLE_ROWS:
-        shown = sorted(present, key=lambda index: ranking[index])[: _TABLE_ROWS // 3]
-    for index in shown:
-        cells = "".join(f"{_percent(values[index]):>11}" for _, values in columns)
-        share = _percent(_share(labelled[index], labelled.sum()))
-        mark = "  <- worst" if index == worst and len(present) > 1 else ""
-        lines.append(f"{task.classes[index]:<{width}}{cells}{labelled[index]:>16,}{share:>7}{mark}")
-    if len(shown) < len(ranking):
-        lines.append(f"… and {len(ranking) - len(shown)} more classes, all better or absent")
-    means = (
-        ("miou", "macc", "aacc", "fwiou", BOUNDARY_TAG.removeprefix("val/"))
-        if segmentation
-        else ("top1", "top5", "macc", "nll", "ece")
-    )
-    lines.append("  ".join(f"{name} {scalars[f'val/{name}']:.4f}" for name in means if f"val/{name}" in scalars))
-    return "\n".join(lines)
-
-
-def _percent(share: float) -> str:
-    return "absent" if np.isnan(share) else f"{100 * share:.2f}"
 
 
 def histogram(cell: Tensor, length: int) -> Tensor:
@@ -353,5 +218,6 @@ def mean_of_present(values: Values) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _share(part: float, whole: float) -> float:
+def share(part: float, whole: float) -> float:
+    """part / whole; NaN where there is no whole."""
     return float(part / whole) if whole else float("nan")

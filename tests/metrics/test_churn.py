@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from segtrain.churn import Churn
-from segtrain.metrics import Probe
+from segtrain.metrics.churn import Churn
+from segtrain.metrics.evaluation import Probe
 
 
 def probe(mined, name="a"):

@@ -13,7 +13,8 @@ from metrics_ranks import a_batch, counts, run, task_of
 from torch import multiprocessing
 
 from segtrain.errors import DataError
-from segtrain.metrics import ClassificationMeter, ConfusionMatrix, Evaluation, SegmentationScores, meter
+from segtrain.metrics.evaluation import Evaluation
+from segtrain.metrics.scores import ClassificationMeter, ConfusionMatrix, SegmentationScores, meter
 
 # ---- segmentation
 

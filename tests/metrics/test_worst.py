@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from segtrain.image_scores import iou_of_images
-from segtrain.metrics import SegmentationScores
+from segtrain.metrics.images import iou_of_images
+from segtrain.metrics.scores import SegmentationScores
+from segtrain.metrics.worst import LowestIoU
 from segtrain.task import Batch, Task
-from segtrain.worst import WorstImages
 
 TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)
 
@@ -31,7 +31,7 @@ def test_the_iou_of_an_image_is_the_mean_over_the_classes_in_its_label():
 
 
 def test_the_lowest_of_all_batches_are_kept_in_order():
-    worst, ious = WorstImages(TASK, 3), {}
+    worst, ious = LowestIoU(TASK, 3), {}
     for number in range(4):
         prediction, target = some(2, seed=number)
         names = (f"{number}-0", f"{number}-1")
@@ -43,6 +43,6 @@ def test_the_lowest_of_all_batches_are_kept_in_order():
 
 
 def test_none_are_kept_where_none_are_wanted():
-    worst = WorstImages(TASK, 0)
+    worst = LowestIoU(TASK, 0)
     worst.update(*some(1))
     assert worst.total() == ()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from segtrain.image_scores import Answers, ImageScores
+from segtrain.metrics.images import Answers, ImageScores
+from segtrain.metrics.worst import LowestIoU
 from segtrain.task import Batch, Task
-from segtrain.worst import WorstImages
 
 TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
@@ -40,7 +40,7 @@ def slow(prediction, target):
 
 
 def test_images_are_scored_as_in_the_slow_reference_the_lowest_first():
-    scores, worst, expected = ImageScores(TASK), WorstImages(TASK, 2), {}
+    scores, worst, expected = ImageScores(TASK), LowestIoU(TASK, 2), {}
     for logits, batch in batches([3, 1, 4]):
         scores.update(logits.argmax(1), batch)
         worst.update(logits.argmax(1), batch)

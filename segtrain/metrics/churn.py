@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segtrain.metrics import Probe
+from segtrain.metrics.evaluation import Probe
 
 
 class Churn:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
 from segtrain.losses.inspection import near_label_change
-from segtrain.metrics import Values, histogram, mean_of_present, ratio
+from segtrain.metrics.scores import Values, histogram, mean_of_present, ratio
 from segtrain.task import Task, predict
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from segtrain.boundary import BoundaryIoU
+from segtrain.metrics.boundary import BoundaryIoU
 from segtrain.task import Task
 
 TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)

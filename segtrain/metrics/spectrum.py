@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segtrain.losses.inspection import CONFIDENT, EASY, near_label_change
 from segtrain.losses.mining import ROUNDING
-from segtrain.metrics import Counts, Values, histogram
+from segtrain.metrics.scores import Counts, Values, histogram
 from segtrain.task import Task, predict, probabilities
 
 _LOWEST, _HIGHEST = -20, 8  # exponents of 2; smaller losses are 0, larger ones are as large as the largest bin

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segtrain.distributed import of_all_ranks
-from segtrain.metrics import Counts, histogram
+from segtrain.metrics.scores import Counts, histogram
 from segtrain.task import Batch, Task, probabilities
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segtrain.losses.inspection import near_label_change
-from segtrain.spectrum import Overlap, Spectrum
+from segtrain.metrics.spectrum import Overlap, Spectrum
 from segtrain.task import Task, predict, probabilities
 
 TASK = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)

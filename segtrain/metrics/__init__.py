@@ -1,0 +1,1 @@
+"""What is measured of a model: scores, and the images, pixels and labels that explain them."""
