@@ -81,8 +81,9 @@ def test_the_same_samples_in_both_splits_are_said_once_and_warned_of(told, photo
     assert "24 images are in several splits" in out
     assert "segtrain data split C --of train" in out
     register_components()
-    warnings = build(*load("my.yaml"), device=torch.device("cpu")).warnings
-    assert any("data.val has the samples of data.train" in warning for warning in warnings)
+    for limits, warned in ((Limits(), True), (Limits(overfit=2), False)):
+        warnings = build(*load("my.yaml"), torch.device("cpu"), limits).warnings
+        assert any("data.val has the samples of data.train" in warning for warning in warnings) is warned
 
 
 def test_smoothed_masks_are_called_so_and_do_not_fill_the_screen(told, photos):
