@@ -82,6 +82,7 @@ class Case:
         sums = reduced(losses, selection.share)
         value = divide(sums.total, sums.count)
         most = 1.0 if self.weight is None else float(self.weight.max())
+        most *= max(1.0, self.target[0].numel() / low[0, 0].numel())  # pixels that add up to the slope of a logit
         return value.detach(), torch.autograd.grad(value, low)[0], losses, most / max(1e-30, float(sums.count))
 
     def expected(self, hardness):
