@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,22 +15,13 @@ TTA: Mapping[str, tuple[tuple[float, ...], bool]] = {  # name → scales, flip
 
 
 def new_parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
-    """A parser for tools/NAME.py, or `segtrain NAME`, whose help ends with `examples`."""
+    """A parser for tools/NAME.py whose help ends with `examples` as they are written."""
     return argparse.ArgumentParser(
-        prog=as_called(f"tools/{name}.py").removeprefix("tools/"),
+        prog=f"{name}.py",
         description=about,
-        epilog=as_called(examples),
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def as_called(commands: str) -> str:
-    """`tools/NAME.py` in examples as `segtrain NAME`, where that is how the command was called."""
-    typed = Path(sys.argv[0])
-    if typed.stem != "segtrain" and (typed.name, typed.parent.name) != ("__main__.py", "segtrain"):
-        return commands
-    as_module = re.sub(r"^( *torchrun .*)tools/(\w+)\.py", r"\1-m segtrain \2", commands, flags=re.MULTILINE)
-    return re.sub(r"\btools/(\w+)\.py", r"segtrain \1", as_module)
 
 
 def add_device(p: argparse.ArgumentParser, what: str = "auto, cpu, cuda or cuda:1") -> None:

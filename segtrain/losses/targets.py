@@ -63,6 +63,18 @@ def read_labels(logits: Tensor, target: Tensor, num_classes: int, weight: Tensor
     return _read_labels(target, num_classes, weight, ignore_index, logits.dtype)
 
 
+def labels_of_block(
+    target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
+) -> Labels:
+    """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them."""
+    valid = not_ignored(target, ignore_index)
+    safe = torch.where(valid, target, 0)
+    lowest, highest = safe.aminmax()
+    if weight is not None or lowest < 0 or highest >= num_classes:
+        return _read_labels(target, num_classes, weight, ignore_index, dtype)
+    return Labels(safe.long(), valid.to(dtype), valid, torch.ones((), dtype=dtype))
+
+
 def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:
     """What each entry of `target` counts for, [B, *]: class weights for labels, 1 for soft targets [B, C, *]."""
     if target.is_floating_point():
@@ -72,7 +84,11 @@ def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore
 
 def not_ignored(target: Tensor, ignore_index: int) -> Tensor:
     """Where the target differs from `ignore_index`, bool in its shape."""
-    return (target if target.is_floating_point() else target.long()) != ignore_index  # uint8 would wrap -100 to 156
+    if not target.is_floating_point() and target.dtype != torch.bool:
+        limits = torch.iinfo(target.dtype)
+        if not limits.min <= ignore_index <= limits.max:  # uint8 would wrap -100 to 156
+            return torch.ones_like(target, dtype=torch.bool)
+    return target != ignore_index
 
 
 def named_entries(target: Tensor, ignore_index: int) -> Tensor:
@@ -97,25 +113,20 @@ def _read_labels(
     return Labels(safe, per_entry, valid, spoiled)
 
 
-def check_weight_count(weight: Tensor, num_classes: int, name: str = "weight") -> None:
+def check_weight_count(weight: Tensor, num_classes: int) -> None:
     """Raise ValueError unless there is one weight per class."""
     if weight.numel() != num_classes:
-        raise ValueError(f"{name} has {weight.numel()} entries; expected one for each of the {num_classes} classes")
+        raise ValueError(f"weight has {weight.numel()} entries; expected one for each of the {num_classes} classes")
 
 
 def is_soft(logits: Shaped, target: Tensor) -> bool:
     """Whether the target holds one number per channel; a float target of any other shape raises ValueError."""
     if target.is_floating_point() and target.shape != logits.shape:
-        raise ValueError(_misplaced_floats(logits, target))
+        raise ValueError(
+            f"float target of shape {tuple(target.shape)}; floats are accepted as one number per channel, in the "
+            f"logits' shape {tuple(logits.shape)}; class labels must be integers: target.long() or target.byte()"
+        )
     return target.is_floating_point()
-
-
-def _misplaced_floats(logits: Shaped, target: Tensor) -> str:
-    one_channel = " (target.unsqueeze(1))" if logits.shape[1:2] == (1,) and target.dim() == logits.dim() - 1 else ""
-    return (
-        f"float target of shape {tuple(target.shape)}; floats are accepted as one number per channel, in the logits' "
-        f"shape {tuple(logits.shape)}{one_channel}; class labels must be integers: target.long() or target.byte()"
-    )
 
 
 def check_shapes(logits: Shaped, target: Tensor) -> None:
@@ -127,7 +138,7 @@ def check_shapes(logits: Shaped, target: Tensor) -> None:
             f"logits (N, C, …) and labels {tuple(expected)}"
         )
     if target.is_floating_point():
-        raise ValueError(_misplaced_floats(logits, target))
+        raise ValueError(f"target of type {target.dtype}; expected integer class labels")
 
 
 def check_target(target: Tensor, num_classes: int, ignore_index: int) -> None:
