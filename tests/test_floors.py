@@ -14,6 +14,7 @@ FLOORS = {
     "registry": 0,
     "schedule": 0,
     "distributed": 0,
+    "largest": 0,
     "errors": 0,
     "own": 0,
     "writing": 0,
