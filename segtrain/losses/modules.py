@@ -68,7 +68,10 @@ class CrossEntropyLoss(_PixelModule):
 
 
 class LabelSmoothingCrossEntropy(CrossEntropyLoss):
-    """Cross entropy with label smoothing ε: ε/K for every class ("all", as torch), or ε/(K-1) for the others."""
+    """`cross_entropy` with label smoothing ε: ε/K for every class ("all", as torch), or ε/(K-1) for the others.
+
+    Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016.
+    """
 
     def __init__(
         self,
@@ -226,7 +229,8 @@ class Mined(nn.Module):
     `loss` is one of the modules above, anything that returns a LossMap, or a function of (inputs, targets) that returns
     one value per target, as torch's losses do with reduction="none" (then `ignore_index` says what does not count).
     Without an `iteration` it counts its own calls in training mode, the first is 0; the count is in `state_dict`.
-    `last` holds the statistics of the last call.
+    `last` holds the statistics of the last call. Inputs are (N, C, …), targets as the loss wants them; ValueError for p
+    outside (0, 1]. Pixels are counted and ranked over the batch of all ranks while gradients are asked for.
     """
 
     def __init__(
@@ -270,7 +274,10 @@ class Mined(nn.Module):
 
 
 class BootstrappedCrossEntropy(Mined):
-    """Cross entropy of the hardest share p of the valid pixels; see `functional.bootstrapped_cross_entropy`."""
+    """Cross entropy of the hardest share p of the valid pixels; see `functional.bootstrapped_cross_entropy`.
+
+    Called as `criterion(logits, target)` or with `iteration=`; counts its calls as `Mined` does.
+    """
 
     def __init__(
         self,
@@ -287,7 +294,10 @@ class BootstrappedCrossEntropy(Mined):
 
 
 class BootstrappedBCEWithLogits(Mined):
-    """Binary cross entropy of the hardest share p of the valid pixels, of one channel or of each class."""
+    """Binary cross entropy of the hardest share p of the valid pixels, of one channel or of each class.
+
+    See `functional.bootstrapped_binary_cross_entropy_with_logits`; counts its calls as `Mined` does.
+    """
 
     def __init__(
         self,
