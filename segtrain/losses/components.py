@@ -35,7 +35,6 @@ class Pixelwise(nn.Module):
         super().__init__()
         self.link: Link = link
         self.has_kernel = loss in (pixel.cross_entropy, pixel.focal, channels.bce_with_logits)
-        self.has_gpu_kernel = loss is not channels.bce_with_logits and self.has_kernel
         self._loss = partial(loss, ignore_index=task.ignore_index, **options)
         self._weigh = partial(weigh, ignore_index=task.ignore_index)
         self.register_buffer("weight", weight_tensor(class_weights, task.num_classes), persistent=False)

@@ -127,8 +127,7 @@ class Criterion(nn.Module):
     def path(self, device: torch.device) -> str:
         """What computes the losses on `device`, in a few words for a log."""
         losses = [loss for part in self.parts if isinstance(part, PixelTerms) for loss in part.losses]
-        named = "has_gpu_kernel" if device.type == "cuda" else "has_kernel"
-        fast = any(isinstance(loss, components.Pixelwise) and getattr(loss, named) for loss in losses)
+        fast = any(isinstance(loss, components.Pixelwise) and loss.has_kernel for loss in losses)
         return kernels.path(device) if fast else "plain torch"
 
     @torch.no_grad()

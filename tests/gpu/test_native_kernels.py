@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from segtrain.losses import kernels, pixel
+from segtrain.losses import channels, kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.task import Task
 from segtrain.upsampling import Upsampled
@@ -19,18 +19,26 @@ def scene(shape, dtype, layout=torch.contiguous_format):
     return logits.requires_grad_(), target.cuda()
 
 
+LOSSES = {
+    "softmax": (pixel.cross_entropy, kernels.cross_entropy),
+    "sigmoid": (channels.bce_with_logits, kernels.bce_with_logits),
+}
+
+
+@pytest.mark.parametrize("link", list(LOSSES))
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 2, 33, 17), (2, 19, 130, 257), (1, 150, 64, 64), (1, 300, 9, 7)])
-def test_values_and_gradients_are_those_of_the_plain_path(shape, dtype, layout, smoothing):
+def test_values_and_gradients_are_those_of_the_plain_path(shape, dtype, layout, smoothing, link):
+    loss, kernel = LOSSES[link]
     logits, target = scene(shape, dtype, layout)
-    weight = torch.linspace(0.1, 3, shape[1], device="cuda")
-    assert kernels.cross_entropy(logits, target, weight, 255, smoothing) is not None
+    weight = torch.linspace(0.1, 3, max(shape[1], 2) if link == "sigmoid" else shape[1], device="cuda")
+    assert kernel(logits, target, weight, 255, smoothing) is not None
     share = torch.rand(target.shape, device="cuda").round()
     results = []
     for inputs in (logits, logits.detach().double().requires_grad_()):
-        maps = pixel.cross_entropy(inputs, target, weight=weight, label_smoothing=smoothing)
+        maps = loss(inputs, target, weight=weight, label_smoothing=smoothing)
         (gradient,) = torch.autograd.grad((maps.value * share).sum(), inputs)
         results.append((*maps, gradient))
     for one, other in zip(*results, strict=True):
@@ -38,19 +46,21 @@ def test_values_and_gradients_are_those_of_the_plain_path(shape, dtype, layout, 
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-2 if half else 1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("link", list(LOSSES))
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("classes", [2, 19, 150])
-def test_logits_at_low_resolution_are_interpolated_by_the_kernels(classes, dtype, layout, align_corners):
+def test_logits_at_low_resolution_are_interpolated_by_the_kernels(classes, dtype, layout, align_corners, link):
+    loss, kernel = LOSSES[link]
     low, _ = scene((2, classes, 33, 18), dtype, layout)
     target = scene((2, classes, 130, 71), dtype)[1]
     share = torch.rand(target.shape, device="cuda").round()
     results = []
     for inputs in (low, low.detach().double().requires_grad_()):
         logits = Upsampled(inputs, (132, 72), (130, 71), align_corners)
-        assert (kernels.cross_entropy(logits, target, None, 255, 0.1) is None) == (inputs is not low)
-        maps = pixel.cross_entropy(logits, target, label_smoothing=0.1)
+        assert (kernel(logits, target, None, 255, 0.1) is None) == (inputs is not low)
+        maps = loss(logits, target, label_smoothing=0.1)
         results.append((*maps, torch.autograd.grad((maps.value * share).sum(), inputs)[0]))
     for one, other in zip(*results, strict=True):
         rough = one.dtype == torch.bfloat16

@@ -5,7 +5,8 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 from segtrain.losses.criterion import bootstrapped_ce
-from segtrain.losses.kernels import blocks, gpu
+from segtrain.losses.kernels import binary, blocks, gpu
+from segtrain.losses.kernels.gpu.operators import _forward
 from segtrain.task import Task
 from segtrain.upsampling import Upsampled
 
@@ -13,6 +14,16 @@ from segtrain.upsampling import Upsampled
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 SHAPES = [(1, 1, 1, 1), (2, 2, 5, 7), (2, 19, 13, 11), (1, 150, 9, 5), (1, 300, 4, 3)]
+KERNELS = {
+    "softmax": (gpu.cross_entropy, blocks.cross_entropy),
+    "sigmoid": (gpu.bce_with_logits, binary.bce_with_logits),
+}
+
+
+@pytest.fixture(params=list(KERNELS), autouse=True)
+def kernels(request):
+    """The loss, on a GPU and on a CPU."""
+    return KERNELS[request.param]
 
 
 def scene(shape, dtype=torch.float32):
@@ -23,19 +34,25 @@ def scene(shape, dtype=torch.float32):
     return logits, target
 
 
-def both(logits, target, weight=None, ignore_index=-100, smoothing=0.0):
+def weights(kernels, classes):
+    """One for each class, the first 0; a single channel has two classes under a sigmoid."""
+    return torch.linspace(0, 3, max(classes, 2) if kernels is KERNELS["sigmoid"] else classes)
+
+
+def both(kernels, logits, target, weight=None, ignore_index=-100, smoothing=0.0):
     """Maps and gradients of the two kernels, Triton's first. Only a few pixels are kept."""
     share = (torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    share[target == 99] = 1  # neither a class nor ignored: a loss that is not a number is mined first
     upsampled = isinstance(logits, Upsampled)
-    for kernel in (gpu, blocks):
+    for kernel in kernels:
         inputs = (logits.low if upsampled else logits).detach().requires_grad_()
         given = logits._replace(low=inputs) if upsampled else inputs
-        maps = kernel.cross_entropy(given, target, weight, ignore_index, smoothing)
+        maps = kernel(given, target, weight, ignore_index, smoothing)
         yield maps, torch.autograd.grad((maps.value * share).sum(), inputs)[0]
 
 
-def check(*args, **options):
-    (maps, gradient), (wanted, slope) = both(*args, **options)
+def check(kernels, logits, target, *args, **options):
+    (maps, gradient), (wanted, slope) = both(kernels, logits, target, *args, **options)
     for one, other in zip(maps, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=3e-6, atol=3e-6, equal_nan=True)
     half = slope.dtype != torch.float32
@@ -47,64 +64,66 @@ def check(*args, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_triton_kernel_gives_what_the_cpu_gives(shape, layout, dtype):
+def test_a_triton_kernel_gives_what_the_cpu_gives(kernels, shape, layout, dtype):
     logits, target = scene(shape, dtype)
-    check(logits.to(memory_format=layout), target)
+    check(kernels, logits.to(memory_format=layout), target)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_weights_and_smoothing(weighted, smoothing):
-    weight = torch.linspace(0, 3, 19) if weighted else None
-    check(*scene((2, 19, 6, 7)), weight, smoothing=smoothing)
+@pytest.mark.parametrize("classes", [1, 19])
+def test_weights_and_smoothing(kernels, classes, weighted, smoothing):
+    weight = weights(kernels, classes) if weighted else None
+    check(kernels, *scene((2, classes, 6, 7)), weight, smoothing=smoothing)
 
 
 SIZES = [
     ((1, 1), (4, 4), (4, 4)),
-    ((3, 5), (12, 20), (11, 18)),
+    ((2, 3), (8, 12), (7, 11)),
     ((3, 4), (10, 7), (10, 7)),
-    ((2, 3), (16, 24), (16, 24)),
+    ((2, 2), (11, 9), (11, 9)),
     ((5, 4), (3, 2), (3, 2)),
 ]
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(("low", "grid", "size"), SIZES)
-def test_logits_at_low_resolution(low, grid, size, align_corners):
-    for classes, dtype, layout in (
-        (3, torch.float32, torch.contiguous_format),
-        (19, torch.bfloat16, torch.channels_last),
-    ):
-        logits = scene((2, classes, *low), dtype)[0].to(memory_format=layout)
-        target = scene((2, classes, *size))[1]
-        weight = torch.linspace(0, 3, classes)
-        check(Upsampled(logits, grid, size, align_corners), target)
-        check(Upsampled(logits, grid, size, align_corners), target, weight, smoothing=0.1)
+def test_logits_at_low_resolution(kernels, low, grid, size, align_corners):
+    logits, target = scene((1, 3, *low))[0], scene((1, 3, *size))[1]
+    check(kernels, Upsampled(logits, grid, size, align_corners), target)
 
 
-def test_edges():
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_logits_at_low_resolution_with_everything(kernels, align_corners):
+    logits = scene((2, 5, 2, 3), torch.bfloat16)[0].to(memory_format=torch.channels_last)
+    target = scene((2, 5, 4, 7))[1].byte()
+    check(kernels, Upsampled(logits, (4, 7), (4, 7), align_corners), target, weights(kernels, 5), 156, smoothing=0.1)
+
+
+def test_edges(kernels):
     logits, target = scene((1, 19, 12, 50))
-    check(logits + 1e4, target)
-    check(logits * 5e3, target, smoothing=0.1)
-    check(logits, torch.full_like(target, -100))
+    check(kernels, logits + 1e4, target)
+    check(kernels, logits * 5e3, target, smoothing=0.1)
+    check(kernels, logits, torch.full_like(target, -100))
     masked = logits.clone()
     masked[:, :10] = -torch.inf  # the first chunk of every pixel has nothing
-    check(masked, target.clamp(min=10))
+    check(kernels, masked, target.clamp(min=10))
     target[0, 1, 1], target[0, 2, 2] = 17, 99
     for bad in (torch.nan, torch.inf, -torch.inf):
         logits[0, :, 1, 2], target[0, 1, 2] = bad, -100
         logits[0, :, 1, 3], target[0, 1, 3] = bad, 3
-        check(logits, target)
-    check(logits, target.clamp(min=0).byte(), ignore_index=0)
+        check(kernels, logits, target)
+    check(kernels, logits, target.clamp(min=0).byte(), ignore_index=0)
 
 
-def test_the_operators_are_registered_as_torch_wants_them():
+def test_the_operators_are_registered_as_torch_wants_them(kernels):
     logits, target = scene((1, 5, 3, 4))
     logits.requires_grad_()
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     for grid in ((0, 0), (6, 8)):
         labels = target if grid == (0, 0) else scene((1, 5, *grid))[1]
-        torch.library.opcheck(gpu._forward, (logits, labels, None, -100, 0.0, *grid, True), test_utils=tests)
+        options = (None, -100, 0.0, kernels is KERNELS["sigmoid"], *grid, True)
+        torch.library.opcheck(_forward, (logits, labels, *options), test_utils=tests)
 
 
 def test_a_step_on_a_gpu_asks_nothing_of_the_host():

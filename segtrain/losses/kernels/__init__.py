@@ -36,21 +36,21 @@ def cross_entropy(
     if logits.device.type == "cpu":
         fits = pays(logits.shape) and _can_go_by_blocks(logits)
         return blocks.cross_entropy(logits, target, weight, ignore_index, smoothing) if fits else None
-    if logits.device.type == "cuda" and logits.dtype != torch.float64 and (gpu := _triton()) is not None:
-        kernel: PixelMap = gpu.cross_entropy(logits, target, weight, ignore_index, smoothing)
-        return kernel
-    return None
+    gpu = _gpu(logits)
+    return gpu.cross_entropy(logits, target, weight, ignore_index, smoothing) if gpu is not None else None
 
 
 def bce_with_logits(
     logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap | None:
-    """The map of binary cross entropy, one class against the rest, with labels [B, H, W]; on a CPU only."""
-    if logits.device.type != "cpu" or logits.shape.numel() < _LARGE or _transformed(logits):
+    """The map of binary cross entropy, one class against the rest, with labels [B, H, W]."""
+    if _transformed(logits):
         return None
-    if not _can_go_by_blocks(logits):
-        return None
-    return binary.bce_with_logits(logits, target, weight, ignore_index, smoothing)
+    if logits.device.type == "cpu":
+        fits = logits.shape.numel() >= _LARGE and _can_go_by_blocks(logits)
+        return binary.bce_with_logits(logits, target, weight, ignore_index, smoothing) if fits else None
+    gpu = _gpu(logits)
+    return gpu.bce_with_logits(logits, target, weight, ignore_index, smoothing) if gpu is not None else None
 
 
 def pays(shape: torch.Size) -> bool:
@@ -79,6 +79,11 @@ def _can_go_by_blocks(logits: Logits) -> bool:
     if torch.compiler.is_compiling():
         return False
     return not isinstance(logits, Upsampled) or bool(logits.low.detach().sum(dtype=torch.float64).isfinite())
+
+
+def _gpu(logits: Logits) -> Any:
+    """The kernels for logits on a GPU, None where there are none."""
+    return _triton() if logits.device.type == "cuda" and logits.dtype != torch.float64 else None
 
 
 @functools.cache
