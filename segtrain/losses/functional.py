@@ -38,9 +38,9 @@ def cross_entropy(
 ) -> Tensor:
     """torch's cross entropy; label smoothing ε gives ε/K to all classes, or ε/(K-1) to the others (`spread="others"`).
 
-    `inputs`: logits (N, C, …), float16 to float64. `targets`: labels (N, …) of any integer type, or probabilities in the
-    shape of the inputs. `weight`: [C]. Returns a scalar in nats, float32 or float64; with "none" (N, …). Raises ValueError
-    for shapes that do not fit and, on a CPU, for labels that are neither classes nor `ignore_index`.
+    `inputs`: logits (N, C, …), float16 to float64. `targets`: labels (N, …) of any integer type, or probabilities in
+    the shape of the inputs. `weight`: [C]. Returns a scalar in nats, float32 or float64; with "none" (N, …). Raises
+    ValueError for shapes that do not fit and, on a CPU, for labels that are neither classes nor `ignore_index`.
     """
     losses = label_map(
         pixel.cross_entropy,
@@ -155,8 +155,10 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """torch's, with ignored entries left out; labels (N, …) are compared one class against the rest.
 
-    `inputs`: logits (N, C, …). `targets`: floats in [0, 1] in the same shape, or labels (N, …) of 0 … C - 1; with C = 1 of
-    0 and 1. Returns a scalar in nats; with "none" the shape of the inputs. Raises ValueError for shapes that do not fit.
+    `inputs`: logits (N, C, …). `targets`: floats in [0, 1] in the same shape, or labels (N, …) of 0 … C - 1; with C = 1
+    of 0 and 1. Returns a scalar in nats; with "none" the shape of the inputs. Raises ValueError for shapes that do not
+    fit.
+
     `weight` [C] scales channels as in torch, but counts for the pixels of a class where the target holds labels.
     """
     losses = channel_map(
@@ -179,7 +181,7 @@ def binary_cross_entropy(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Binary cross entropy of probabilities, whose logarithms stop at -100; takes as `binary_cross_entropy_with_logits`."""
+    """`binary_cross_entropy_with_logits` of probabilities, whose logarithms stop at -100."""
     losses = channel_map(channels.bce, inputs, targets, weight=weight, ignore_index=ignore_index, by_channel=True)
     return reduce(losses, targets, reduction)
 
@@ -278,8 +280,8 @@ def tversky_loss(
 ) -> Tensor:
     """1 - TP / (TP + α·FP + β·FN), averaged over the classes in the labels; over all ranks while training.
 
-    `inputs`: logits (N, C, …). `targets`: labels (N, …), with C = 1 of 0 and 1. `weight`: [C]. α is `false_positives`, β is
-    `false_negatives`, `smooth` (in pixels) is added above and below. Returns a scalar in [0, 1]; errors as in
+    `inputs`: logits (N, C, …). `targets`: labels (N, …), with C = 1 of 0 and 1. `weight`: [C]. α is `false_positives`,
+    β is `false_negatives`, `smooth` (in pixels) is added above and below. Returns a scalar in [0, 1]; errors as in
     `cross_entropy`. Salehi et al., "Tversky loss function for image segmentation", MLMI 2017.
     """
     over_ranks = torch.is_grad_enabled()

@@ -122,6 +122,7 @@ class BCEWithLogitsLoss(_PixelModule):
         self.pos_weight: Tensor | None
 
     def losses(self, inputs: Tensor, targets: Tensor, **options: Any) -> LossMap:
+        """One entry per pixel."""
         return super().losses(inputs, targets, pos_weight=self.pos_weight, **options)
 
 
@@ -165,6 +166,7 @@ class KLDivLoss(_PixelModule):
         self.log_target = log_target
 
     def losses(self, inputs: Tensor, targets: Tensor, **options: Any) -> LossMap:
+        """One entry per pixel."""
         return super().losses(inputs, targets.exp() if self.log_target else targets, **options)
 
 
