@@ -129,6 +129,7 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
         *unfinished_warmups(config, maker, criterion, steps),
         *parallel.batch_norm_warnings(learner.model, config.data.batch_size),
         *parallel.restart_warnings(),
+        *(nothing_held_out(config) if not limits.overfit else ()),
     )
     own_random_numbers(config.seed)
     return Built(config, task, train, val, loader, learner, evaluator, steps, every, transfer, warnings)
@@ -183,6 +184,16 @@ def unfinished_warmups(config: Config, maker: Maker, criterion: Criterion, steps
         yield (
             f"criterion.warmup is longer than the run: at its last step {reached:.0%} of the valid pixels are mined, "
             f"not {wanted:.0%}; shorten it, or give it as a share of the run such as end: 75%"
+        )
+
+
+def nothing_held_out(config: Config) -> Iterator[str]:
+    """What to say if training and validation are the same samples."""
+    train, val = config.data.train, config.data.val
+    if (train.name, train.params) == (val.name, val.params):
+        yield (
+            "data.val has the samples of data.train, so its scores say nothing about new images; to divide them: "
+            "segtrain data split C --of train --ratio 0.8,0.2 --out lists"
         )
 
 

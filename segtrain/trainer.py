@@ -19,9 +19,9 @@ from segtrain.learner import Learner
 from segtrain.memory import in_use, memory_for
 from segtrain.metrics.churn import Churn
 from segtrain.metrics.evaluation import Evaluation, of_both
-from segtrain.metrics.samples import SampleLosses
 from segtrain.observers.observer import Observer
 from segtrain.parallel import whole_on_every_rank
+from segtrain.samples import SampleLosses
 from segtrain.task import Batch
 from segtrain.transfer import Transfer
 from segtrain.upsampling import Logits

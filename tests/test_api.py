@@ -45,7 +45,7 @@ def test_a_name_can_be_imported_from_where_it_is_listed(place):
 def test_a_name_and_its_methods_say_what_they_are_with_shapes_and_errors(place):
     entry, lacking = ENTRIES[place], []
     for name, node, text in own_docs(entry):
-        inherited = name.endswith((".__call__", ".forward", ".get_extra_state", ".set_extra_state"))
+        inherited = name.endswith((".__call__", ".forward", ".losses", ".extra_repr", "_extra_state"))
         text = with_references(f"{entry.doc} {text}" if inherited else text)
         text += ENTRIES["segtrain.losses.maps.Reduction"].doc if name.endswith(".__call__") else ""
         if len(text) < 12 and not isinstance(node, ast.Assign):

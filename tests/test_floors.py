@@ -43,7 +43,7 @@ FLOORS = {
     "metrics.tags": 0,
     "metrics.boundary": 2,
     "metrics.spectrum": 2,
-    "metrics.samples": 4,
+    "samples": 4,
     "svg": 0,
     "comparison": 0,
     "history": 0,

@@ -49,12 +49,16 @@ def test_a_wheel_holds_the_types_and_the_configurations_which_the_installed_comm
 def test_a_source_distribution_holds_everything_that_its_tests_read(tmp_path):
     tree, archives = tmp_path / "tree", tmp_path / "archives"
     archives.mkdir()
-    waste = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".git", ".*_cache", ".hypothesis", ".venv")
+    waste = shutil.ignore_patterns(
+        "__pycache__", "*.egg-info", "build", "dist", ".git", ".*_cache", ".hypothesis", ".venv"
+    )
     shutil.copytree(ROOT, tree, ignore=waste)
     build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, archives], cwd=tree, capture_output=True, check=True)
     (archive,) = archives.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         held = {name.partition("/")[2] for name in file.getnames()}
-    needed = {path.relative_to(tree).as_posix() for name in FOLDERS for path in (tree / name).rglob("*") if path.is_file()}
+    needed = {
+        path.relative_to(tree).as_posix() for name in FOLDERS for path in (tree / name).rglob("*") if path.is_file()
+    }
     assert {*needed, "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "setup.py"} <= held

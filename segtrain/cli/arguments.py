@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,13 +17,22 @@ TTA: Mapping[str, tuple[tuple[float, ...], bool]] = {  # name → scales, flip
 
 
 def new_parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
-    """A parser for tools/NAME.py whose help ends with `examples` as they are written."""
+    """A parser for tools/NAME.py, or `segtrain NAME`, whose help ends with `examples`."""
     return argparse.ArgumentParser(
-        prog=f"{name}.py",
+        prog=as_called(f"tools/{name}.py").removeprefix("tools/"),
         description=about,
-        epilog=examples,
+        epilog=as_called(examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def as_called(commands: str) -> str:
+    """`tools/NAME.py` in examples as `segtrain NAME`, where that is how the command was called."""
+    typed = Path(sys.argv[0])
+    if typed.stem != "segtrain" and (typed.name, typed.parent.name) != ("__main__.py", "segtrain"):
+        return commands
+    as_module = re.sub(r"^( *torchrun .*)tools/(\w+)\.py", r"\1-m segtrain \2", commands, flags=re.MULTILINE)
+    return re.sub(r"\btools/(\w+)\.py", r"segtrain \1", as_module)
 
 
 def add_device(p: argparse.ArgumentParser, what: str = "auto, cpu, cuda or cuda:1") -> None:

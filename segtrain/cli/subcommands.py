@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from segtrain.cli.arguments import new_parser
+from segtrain.cli.arguments import as_called, new_parser
 
 Adds = Callable[[argparse.ArgumentParser], None]  # flags to the parser of a subcommand; its docstring is the help
 
@@ -20,7 +20,7 @@ def parser(name: str, about: str, commands: Mapping[str, Adds], examples: str) -
                 command,
                 help=add.__doc__,
                 description=add.__doc__,
-                epilog=_of(command, examples),
+                epilog=as_called(_of(command, examples)),
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )

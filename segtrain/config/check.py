@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -36,6 +38,7 @@ from segtrain.config.messages import (
     means_name,
     meant,
     suggestion,
+    swapped,
     unexpected,
     with_article,
 )
@@ -97,8 +100,11 @@ class Checker:
     def _leaf(self, annotation: Any, node: Node, path: str) -> Any:
         try:
             # read as JSON, lists may become tuples and text paths, but strictly no text or boolean becomes a number
-            return adapter(annotation).validate_json(json.dumps(plain(node)))
+            value = adapter(annotation).validate_json(json.dumps(plain(node)))
+            return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
         except ValidationError as caught:
+            if turned := swapped(annotation, plain(node)):
+                return self._problem(node.mark, path, f"{path}: {turned}")
             for error in caught.errors(include_url=False):
                 place, where = _descend(node, path, error["loc"])
                 if error["loc"][-1:] == ("[key]",):

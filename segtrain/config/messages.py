@@ -166,6 +166,17 @@ def is_union(base: Any) -> bool:
     return typing.get_origin(base) in (Union, types.UnionType)
 
 
+def swapped(annotation: Any, value: Any) -> str | None:
+    """What to write where {raw value: name} is wanted and {name: raw value} was given."""
+    base = split(annotation)[0]
+    wanted = typing.get_args(base)[:1] if typing.get_origin(base) in (dict, Mapping) else ()
+    if wanted != (int,) or not isinstance(value, dict) or not value:
+        return None
+    if not all(type(number) is int and not name.lstrip("-").isdecimal() for name, number in value.items()):
+        return None
+    return f"the number comes first; write {{{', '.join(f'{number}: {name}' for name, number in value.items())}}}"
+
+
 def _alternatives(annotation: Any) -> list[str]:
     base, extras = split(annotation)
     registry = registry_of(annotation)

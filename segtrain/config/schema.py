@@ -19,7 +19,11 @@ class Data:
     """What is trained and validated on, and how it becomes batches."""
 
     train: Annotated[Component, DATASETS, Field(description="the samples to train on")]
-    val: Annotated[Component, DATASETS, Field(description="the samples to validate on")]
+    val: Annotated[
+        Component,
+        DATASETS,
+        Field(description="the samples to validate on; `segtrain data split --of train` divides some off"),
+    ]
     batch_size: Annotated[int, Field(ge=1, description="samples per process and forward pass")]
     val_batch_size: Annotated[int | None, Field(ge=1, description="null: batch_size")] = None
     workers: Annotated[

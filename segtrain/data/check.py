@@ -14,6 +14,8 @@ from segtrain.data.transforms import compose
 from segtrain.errors import DataError
 from segtrain.task import Sample
 
+WITHOUT_THEM = "{name: readable, of: {…}} around the data set (docs/data.md)"
+
 
 def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: Workers = 0) -> str:
     """Read `count` samples, evenly spread, and return one line about their labels.
@@ -40,7 +42,10 @@ def check_labels(dataset: Dataset, count: int = 64, *, show: int = 5, workers: W
     if errors:
         more = [f"… and {len(errors) - show} more"] if len(errors) > show else []
         told = [message for error in errors[:show] for message in error.messages]
-        raise DataError(f"label check: {len(errors)} of {len(chosen)} sampled files cannot be used:", *told, *more)
+        few = [f"to train without such files: {WITHOUT_THEM}"] if len(errors) < len(chosen) / 2 else []
+        raise DataError(
+            f"label check: {len(errors)} of {len(chosen)} sampled files cannot be used:", *told, *more, *few
+        )
     spec, ignored = dataset.labels, dataset.labels.ignore_index
     if chosen and seen <= {ignored}:
         raise DataError(

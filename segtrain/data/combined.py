@@ -188,5 +188,5 @@ def readable(*, of: Inner, max_bad: Annotated[int, Field(ge=0)] = 10, workers: W
     told = [f"{len(errors)} of {len(of)} samples cannot be used:", *(str(error) for error in errors.values())]
     if len(errors) > max_bad:
         raise DataError(*told[: max_bad + 2], f"max_bad: {max_bad} allows no more; mend them, or allow {len(errors)}")
-    LOG.warning("%s", "\n".join([*told, "They are left out."]))
+    LOG.warning("%s", "\n  ".join([*told, "They are left out."]))
     return Part(of, tuple(i for i in range(len(of)) if i not in errors))

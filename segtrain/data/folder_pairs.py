@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from segtrain.data.labels import Palette, given_labels
@@ -14,6 +16,7 @@ from segtrain.registry import DATASETS
 
 LOG = logging.getLogger(__name__)
 Partners = tuple[dict[str, Path], str]
+SKIP = "Set missing: skip to leave them out"
 
 
 @DATASETS.register("folder_pairs")
@@ -28,7 +31,7 @@ def folder_pairs(
     mask_suffix: str = "",
     ignore_suffix: str = "",
     files: list[str] | Path | None = None,
-    names: list[str] | None = None,
+    names: list[str] | Path | None = None,
     values: dict[int, str] | None = None,
     palette: Palette | None = None,
     missing: Missing = "error",
@@ -39,13 +42,13 @@ def folder_pairs(
     {split} stands for the split. Files belong together when their names agree without extension and without
     `image_suffix`, `mask_suffix`, `ignore_suffix`: 21_training.tif and 21_manual1.gif with _training and _manual1 are
     both 21. Where an `ignore` image is 0 the labels are ignored (a field of view, a region of interest).
-    `files`: only these names, as a list or as a file with one per line.
+    `files`: only these names, as a list or as a file with one per line, below `root` or the current directory.
 
-    What the masks hold is said in one of three ways. `names`: class indices 0, 1, …; `values`: a table
-    {raw value: name}, in which a name may come repeatedly and "ignore" is one; `palette`: {name: [r, g, b]} for RGB
-    masks, or voc. 255 is ignored unless `values` says otherwise.
+    What the masks hold is said in one of three ways. `names`: class indices 0, 1, …, as a list or a file like `files`;
+    `values`: a table {raw value: name}, in which a name may come repeatedly and "ignore" is one; `palette`:
+    {name: [r, g, b]} for RGB masks, or voc. 255 is ignored unless `values` says otherwise.
     """
-    labels = given_labels(names, values, palette)
+    labels = given_labels(_lines(names, root) if isinstance(names, Path) else names, values, palette)
     images, masks = images.replace("{split}", split), masks.replace("{split}", split)
     place = find_root(root, _fixed(images), f"{images}, {masks}")
     find_root(place, _fixed(masks), f"{images}, {masks}")
@@ -99,11 +102,18 @@ def by_name(root: Path, where: str, suffix: str) -> dict[str, Path]:
 def _wanted(files: list[str] | Path | None, found: dict[str, Path], root: Path) -> list[str]:
     if files is None:
         return list(found)
-    wanted = files if isinstance(files, list) else read_lines(find_root(root, str(files), f"{files}, a list") / files)
+    wanted = files if isinstance(files, list) else _lines(files, root)
     unknown = [name for name in wanted if name not in found]
     if unknown:
         raise DataError(f"{root}: {len(unknown)} of the {len(wanted)} names in files have no image: {some(unknown)}")
     return wanted
+
+
+def _lines(file: Path, root: Path) -> list[str]:
+    """Those of a list, which lies below `root` or in the current directory, as `segtrain data split` writes it."""
+    if file.is_file() and not (root / file).exists():
+        return read_lines(file)
+    return read_lines(find_root(root, str(file), f"{file}, a list") / file)
 
 
 def _unpaired(
@@ -117,9 +127,19 @@ def _unpaired(
         kinds.add("mask" if files is masks[0] else "image of what to ignore")
     spare = len(masks[0].keys() - images.keys())
     others = f"; {spare} masks have no image" if spare else ""
+    longer, shorter = _tail(without, masks[0]), _tail(list(masks[0]), without)
+    cure = f"set mask_suffix: {longer}" if longer else f"set image_suffix: {shorter}" if shorter else ""
     return MissingFilesError(
         f"{len(without)} of {len(wanted)} images have no {' or '.join(sorted(kinds, reverse=True))}: "
-        f"{some(named)}{others}. Set missing: skip to leave them out",
+        f"{some(named)}{others}. {f'If {longer or shorter} is no part of the names, {cure}' if cure else SKIP}",
         each=named,
         total=len(wanted),
     )
+
+
+def _tail(names: list[str], others: Iterable[str]) -> str:
+    """What `others` are called beyond the names that they begin with, where that is one thing for most of the names."""
+    some_names = names[:50]
+    tails = Counter(other[len(name) :] for other in others for name in some_names if other.startswith(name))
+    tail, count = max(tails.items(), key=lambda item: item[1], default=("", 0))
+    return tail if count > len(some_names) / 2 else ""

@@ -108,6 +108,10 @@ class LabelSpec:
         values, counts = np.unique(strange, return_counts=True)
         names = [_rgb(value) if in_colors else str(value) for value in values.tolist()]
         held = some([f"{name} ({count} pixels)" for name, count in zip(names, counts, strict=True)], 6)
+        grey_levels = self.table.get(IGNORE) != IGNORE  # 255 is a class, so those between it and 0 are shades
+        if len(values) > 20 and (in_colors or grey_levels):
+            cure = "; so many are blends at smoothed borders: export the masks without anti-aliasing, never resized"
+            return f"{file} holds {'colours' if in_colors else 'values'} without a meaning: {held}{cure}"
         if in_colors:
             cure = "; add them to palette" if self.configured else "; is it of another data set, or converted?"
             return f"{file} holds colours that the palette does not have: {held}{cure}"

@@ -36,7 +36,7 @@ def find_root(root: Path, needs: str, layout: str) -> Path:
     here = next((place for place in places if place.is_dir()), None)
     if here is None:
         tried = " and ".join(str(place) for place in places)
-        unset = "" if os.environ.get(ENVIRONMENT) or root.is_absolute() else f" (${ENVIRONMENT} is not set)"
+        unset = f" in {Path.cwd()} (${ENVIRONMENT} is not set)" if places == [root] and not root.is_absolute() else ""
         raise DataError(
             f"{tried} {'do' if len(places) > 1 else 'does'} not exist{unset}. Expected layout: {root}/{layout}"
         )

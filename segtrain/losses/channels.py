@@ -53,7 +53,8 @@ def bce_with_logits(
 ) -> LossMap:
     """Binary cross entropy of sigmoid(logits); numbers of the target outside [0, 1] make the loss NaN.
 
-    `label_smoothing` ε draws the target to ½: t·(1 - ε) + ε/2. `pos_weight` [C] scales what speaks for a class.
+    `label_smoothing` ε draws the target to ½: t·(1 - ε) + ε/2. `pos_weight` [C], or [1] for
+    all, scales what speaks for a class.
     """
     check_smoothing(label_smoothing)
     if pos_weight is None and not by_channel and target.shape != logits.shape and not target.is_floating_point():
@@ -65,7 +66,8 @@ def bce_with_logits(
             return LossMap(*fast)
     logits = full_resolution(logits)
     if pos_weight is not None:
-        check_weight_count(pos_weight, logits.shape[1])
+        if pos_weight.numel() != 1:
+            check_weight_count(pos_weight, logits.shape[1], "pos_weight")
         pos_weight = pos_weight.reshape(-1, *[1] * (logits.dim() - 2))
 
     def loss(x: Tensor, t: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segtrain.losses import channels, functional, pixel
@@ -32,7 +33,7 @@ from segtrain.task import Link
 class _PixelModule(nn.Module):
     """A map function with its weight and reduction."""
 
-    def __init__(self, losses: Callable[..., LossMap], weight: Weight, reduction: Reduction, **plain: Any) -> None:
+    def __init__(self, losses: partial[LossMap], weight: Weight, reduction: Reduction, **plain: Any) -> None:
         super().__init__()
         self.register_buffer("weight", weight_tensor(weight))
         self.weight: Tensor | None
@@ -46,6 +47,9 @@ class _PixelModule(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return reduce(self.losses(inputs, targets, **self._plain), targets, self.reduction)
+
+    def extra_repr(self) -> str:
+        return _written({**self._losses.keywords, "reduction": self.reduction})
 
 
 class CrossEntropyLoss(_PixelModule):
@@ -68,10 +72,7 @@ class CrossEntropyLoss(_PixelModule):
 
 
 class LabelSmoothingCrossEntropy(CrossEntropyLoss):
-    """`cross_entropy` with label smoothing ε: ε/K for every class ("all", as torch), or ε/(K-1) for the others.
-
-    Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016.
-    """
+    """Cross entropy with label smoothing ε: ε/K for every class ("all", as torch), or ε/(K-1) for the others."""
 
     def __init__(
         self,
@@ -122,7 +123,6 @@ class BCEWithLogitsLoss(_PixelModule):
         self.pos_weight: Tensor | None
 
     def losses(self, inputs: Tensor, targets: Tensor, **options: Any) -> LossMap:
-        """One entry per pixel."""
         return super().losses(inputs, targets, pos_weight=self.pos_weight, **options)
 
 
@@ -166,7 +166,6 @@ class KLDivLoss(_PixelModule):
         self.log_target = log_target
 
     def losses(self, inputs: Tensor, targets: Tensor, **options: Any) -> LossMap:
-        """One entry per pixel."""
         return super().losses(inputs, targets.exp() if self.log_target else targets, **options)
 
 
@@ -231,8 +230,7 @@ class Mined(nn.Module):
     `loss` is one of the modules above, anything that returns a LossMap, or a function of (inputs, targets) that returns
     one value per target, as torch's losses do with reduction="none" (then `ignore_index` says what does not count).
     Without an `iteration` it counts its own calls in training mode, the first is 0; the count is in `state_dict`.
-    `last` holds the statistics of the last call. Inputs are (N, C, …), targets as the loss wants them; ValueError for p
-    outside (0, 1]. Pixels are counted and ranked over the batch of all ranks while gradients are asked for.
+    `last` holds the statistics of the last call.
     """
 
     def __init__(
@@ -248,10 +246,14 @@ class Mined(nn.Module):
         min_per_class: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(loss, (_RegionModule, Mined)) or not callable(loss):
+            raise TypeError(_not_mined(loss))
         self.loss = loss
         self.ignore_index = ignore_index
         self.reduction = check_reduction(reduction)
         self.rule = mining(p, warmup, scope, skip_hardest, min_per_class)
+        self._settings = {"p": p, "warmup": warmup, "reduction": reduction, "scope": scope}
+        self._settings |= {"skip_hardest": skip_hardest, "min_per_class": min_per_class}
         self.iteration = 0
         self.last: Statistics | None = None
 
@@ -263,11 +265,19 @@ class Mined(nn.Module):
             self.iteration += 1
         return value
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"iteration": self.iteration}
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.iteration)  # safetensors holds nothing but tensors
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        self.iteration = state["iteration"]
+    def set_extra_state(self, state: Tensor) -> None:
+        self.iteration = int(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A state of the days before something was mined has no count, and leaves it as it is."""
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        return _written(self._settings)
 
     def _map(self, inputs: Tensor, targets: Tensor) -> LossMap:
         loss = self.loss.losses if isinstance(self.loss, _PixelModule) else self.loss
@@ -275,10 +285,25 @@ class Mined(nn.Module):
         return result if isinstance(result, LossMap) else value_map(result, targets, self.ignore_index)
 
 
-class BootstrappedCrossEntropy(Mined):
-    """Cross entropy of the hardest share p of the valid pixels; see `functional.bootstrapped_cross_entropy`.
+def _written(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in settings.items())
 
-    Called as `criterion(logits, target)` or with `iteration=`; counts its calls as `Mined` does.
+
+def _not_mined(loss: object) -> str:
+    name = type(loss).__name__
+    if isinstance(loss, _RegionModule):
+        return f"{name} is a loss of whole regions, without a value per pixel to mine; add it to a mined one instead"
+    if isinstance(loss, Mined):
+        return f"{name} mines already; give Mined the loss that it mines: {name}(…).loss"
+    return f"cannot mine {loss!r}; expected a pixel loss of segtrain.losses, or a function of (inputs, targets)"
+
+
+class BootstrappedCrossEntropy(Mined):
+    """Cross entropy of the hardest share p of the valid pixels; called with (inputs, targets, iteration=None).
+
+    Inputs are logits [B, C, *], targets labels [B, *] of any integer type, or numbers [B, C, *]. `p` is top_p of a
+    configuration. `warmup`: the plain mean before so many iterations, or a function (p, iteration) → share. The other
+    arguments are those of torch.nn.CrossEntropyLoss; see `Mined` for what it counts and tells.
     """
 
     def __init__(
@@ -296,9 +321,10 @@ class BootstrappedCrossEntropy(Mined):
 
 
 class BootstrappedBCEWithLogits(Mined):
-    """Binary cross entropy of the hardest share p of the valid pixels, of one channel or of each class.
+    """Binary cross entropy of the hardest share p of the valid pixels; called with (inputs, targets, iteration=None).
 
-    See `functional.bootstrapped_binary_cross_entropy_with_logits`; counts its calls as `Mined` does.
+    Inputs are logits [B, C, *]; targets are numbers of that shape, or labels [B, *], with C = 1 those of two classes.
+    Arguments as in BootstrappedCrossEntropy and torch.nn.BCEWithLogitsLoss.
     """
 
     def __init__(
@@ -310,6 +336,7 @@ class BootstrappedBCEWithLogits(Mined):
         reduction: Reduction = "mean",
         *,
         label_smoothing: float = 0.0,
+        pos_weight: Weight = None,
     ) -> None:
-        loss = BCEWithLogitsLoss(weight, ignore_index, label_smoothing=label_smoothing)
+        loss = BCEWithLogitsLoss(weight, ignore_index, pos_weight=pos_weight, label_smoothing=label_smoothing)
         super().__init__(loss, p, warmup, ignore_index, reduction)

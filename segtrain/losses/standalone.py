@@ -45,6 +45,7 @@ def label_map(
     **options: Any,
 ) -> Result:
     """What a loss on labels gives; on a CPU, labels out of range raise ValueError."""
+    _check_tensors(inputs, targets)
     if inputs.dim() == 1:
         inputs, targets = inputs.unsqueeze(0), targets.unsqueeze(0)
     if _may_ask(inputs) and inputs.dim() > 1 and not targets.is_floating_point():
@@ -67,6 +68,7 @@ def channel_map(
 
     On a CPU, what is no label or no probability but should be one raises ValueError.
     """
+    _check_tensors(inputs, targets)
     same = inputs.shape == targets.shape
     if inputs.dim() < 2:
         inputs = inputs.reshape(1, -1) if by_channel else inputs.reshape(-1, 1)
@@ -177,6 +179,13 @@ def _kept_values(losses: LossMap, share: Tensor) -> Tensor:
         return whole
     mean = (losses.value[part] * portions).sum() / portions.sum()
     return torch.cat([whole, mean.to(whole.dtype).expand(number)])
+
+
+def _check_tensors(inputs: object, targets: object) -> None:
+    for name, value in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            several = "; of several outputs give each by itself, as outputs['out']" if name == "inputs" else ""
+            raise TypeError(f"{name} must be a tensor, not {type(value).__name__}{several}")
 
 
 def _may_ask(inputs: Tensor) -> bool:

@@ -97,20 +97,25 @@ def _read_labels(
     return Labels(safe, per_entry, valid, spoiled)
 
 
-def check_weight_count(weight: Tensor, num_classes: int) -> None:
+def check_weight_count(weight: Tensor, num_classes: int, name: str = "weight") -> None:
     """Raise ValueError unless there is one weight per class."""
     if weight.numel() != num_classes:
-        raise ValueError(f"weight has {weight.numel()} entries; expected one for each of the {num_classes} classes")
+        raise ValueError(f"{name} has {weight.numel()} entries; expected one for each of the {num_classes} classes")
 
 
 def is_soft(logits: Shaped, target: Tensor) -> bool:
     """Whether the target holds one number per channel; a float target of any other shape raises ValueError."""
     if target.is_floating_point() and target.shape != logits.shape:
-        raise ValueError(
-            f"float target of shape {tuple(target.shape)}; floats are accepted as one number per channel, in the "
-            f"logits' shape {tuple(logits.shape)}; class labels must be integers: target.long() or target.byte()"
-        )
+        raise ValueError(_misplaced_floats(logits, target))
     return target.is_floating_point()
+
+
+def _misplaced_floats(logits: Shaped, target: Tensor) -> str:
+    one_channel = " (target.unsqueeze(1))" if logits.shape[1:2] == (1,) and target.dim() == logits.dim() - 1 else ""
+    return (
+        f"float target of shape {tuple(target.shape)}; floats are accepted as one number per channel, in the logits' "
+        f"shape {tuple(logits.shape)}{one_channel}; class labels must be integers: target.long() or target.byte()"
+    )
 
 
 def check_shapes(logits: Shaped, target: Tensor) -> None:
@@ -122,7 +127,7 @@ def check_shapes(logits: Shaped, target: Tensor) -> None:
             f"logits (N, C, …) and labels {tuple(expected)}"
         )
     if target.is_floating_point():
-        raise ValueError(f"target of type {target.dtype}; expected integer class labels")
+        raise ValueError(_misplaced_floats(logits, target))
 
 
 def check_target(target: Tensor, num_classes: int, ignore_index: int) -> None:

@@ -174,7 +174,7 @@ class ImageTerm(nn.Module):
 
 def weight_at(factors: Sequence[Weight], step: int) -> float:
     """The product of fixed and scheduled factors."""
-    return math.prod(factor(step) if callable(factor) else factor for factor in factors)
+    return math.prod([factor(step) if callable(factor) else factor for factor in factors])  # a list: for the compiler
 
 
 def _all_of(masks: Sequence[Tensor]) -> Tensor:

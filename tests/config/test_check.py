@@ -277,3 +277,24 @@ def test_a_share_is_written_as_the_percentage_that_it_was_read_from(percentage: 
 def test_what_cannot_be_written_to_a_config_is_named() -> None:
     with pytest.raises(TypeError, match="cannot be written to a config"):
         to_yaml(Component(LOSSES, "plain", {"x": Thing()}, "key"))
+
+
+def _checked(annotation: Any, text: str) -> tuple[Any, list[str]]:
+    checker = Checker()
+    value = checker.check(annotation, parse(f"a: {text}".encode(), "c.yaml").value["a"], "a")
+    return value, [str(problem) for problem in checker.problems]
+
+
+@pytest.mark.parametrize("annotation", [Path, Path | None, list[str] | Path])
+def test_the_sign_for_the_home_folder_is_understood_in_paths(annotation: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert _checked(annotation, "~/data") == (Path("/home/me/data"), [])
+    assert _checked(annotation, "data~") == (Path("data~"), [])
+    assert _checked(str, "'~'") == ("~", [])
+
+
+def test_names_and_values_that_changed_places_are_one_mistake():
+    for annotation in (dict[int, str], dict[int, str] | None):
+        _, problems = _checked(annotation, "{road: 0, car: 255}")
+        assert problems == ["c.yaml:1:4: a: the number comes first; write {0: road, 255: car}"]
+    assert _checked(dict[int, str], "{0: road, 255: car}") == ({0: "road", 255: "car"}, [])

@@ -178,3 +178,9 @@ def test_any_text_of_yamls_own_signs_is_a_tree_or_a_config_error(text: str) -> N
 @given(st.integers(-(10**17), 10**17) | st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_as_python_writes_them_are_read_as_the_same_numbers(number: float) -> None:
     assert scalar(repr(number)) == number
+
+
+@pytest.mark.parametrize("text", [r'root: "C:\Users\me"', r'root: "C:\data"'])
+def test_a_path_of_windows_in_double_quotes_is_told_what_backslashes_do_there(text: str) -> None:
+    with pytest.raises(ConfigError, match="a backslash begins an escape: write / or use single quotes"):
+        parse(text.encode(), "c.yaml")

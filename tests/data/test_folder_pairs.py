@@ -167,3 +167,25 @@ def test_two_images_of_one_name_are_refused(tmp_path):
 def test_two_classes_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="names has 'road' more than once"):
         folder_pairs(root=tmp_path, names=["road", "road"])
+
+
+@pytest.mark.parametrize(("of", "suffix"), [("masks", "_mask"), ("images", "_rgb")])
+def test_a_suffix_that_was_forgotten_is_named(root: Path, of: str, suffix: str):
+    for file in (root / of / "train").rglob("*.png"):
+        file.rename(file.with_stem(file.stem + suffix))
+    with pytest.raises(DataError, match=rf"no part of the names, set {of[:-1]}_suffix: {suffix}$"):
+        folder_pairs(root=root, names=NAMES)
+    assert len(folder_pairs(root=root, names=NAMES, **{f"{of[:-1]}_suffix": suffix})) == 4
+
+
+def test_names_and_lists_may_be_files_beside_the_images_or_in_the_current_directory(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (root / "labels.txt").write_text("\n".join(NAMES) + "\n")
+    assert folder_pairs(root=root, names=Path("labels.txt")).labels.names == tuple(NAMES)
+    monkeypatch.chdir(root.parent)
+    Path("lists").mkdir()
+    Path("lists/train.txt").write_text("city/001\ncity/003\n")
+    assert len(folder_pairs(root=root, names=NAMES, files=Path("lists/train.txt"))) == 2
+    with pytest.raises(DataError, match=r"none\.txt does not exist\. Expected layout: .*none\.txt, a list"):
+        folder_pairs(root=root, names=NAMES, files=Path("none.txt"))

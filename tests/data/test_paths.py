@@ -26,7 +26,7 @@ def test_the_current_directory_comes_before_the_data_folder(here: Path, monkeypa
 
 def test_both_places_and_the_layout_are_named(here: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(
-        DataError, match=r"^set does not exist \(\$SEGTRAIN_DATA is not set\)\. Expected layout: set/train/x$"
+        DataError, match=r"^set does not exist in .*here \(\$SEGTRAIN_DATA is not set\)\. Expected layout: set/train/x$"
     ):
         find_root(Path("set"), "train", "train/x")
     monkeypatch.setenv("SEGTRAIN_DATA", "/nowhere")

@@ -54,7 +54,7 @@ def _show(p: argparse.ArgumentParser) -> None:
 
 
 def _check(p: argparse.ArgumentParser) -> None:
-    """every mistake in configurations and sweeps; ends with 2 if there is one"""
+    """every wrong key and type in configurations and sweeps; ends with 2 if there is one"""
     p.add_argument("configs", nargs="+", metavar="C", help="configurations; key=value among them changes all")
     _modules(p)
 

@@ -19,7 +19,7 @@ from segtrain.data.paths import some
 from segtrain.data.survey import UNKNOWN, Copies, Raw, Survey, copies
 from segtrain.errors import UserError
 
-LISTED = 20  # missing files that are printed
+LISTED = 20  # files that are printed of one kind of trouble
 MISSING = "missing: "
 ROWS = 40  # of a table of values; longer ones leave out what does not occur anyway
 
@@ -105,11 +105,17 @@ def _compare(splits: Mapping[str, Checked], same: list[Copies]) -> None:
     known = [one.dataset.labels.names for one in splits.values() if one.dataset is not None]
     if len(set(known)) > 1:
         last.problems.append("train and val have different classes; both need the same, in the same order")
-    for copy in same:
+    across = [copy for copy in same if copy.across]
+    if len(across) > LISTED:
+        shown = some([" = ".join(name for _, name in copy.samples) for copy in across], 3)
+        last.problems.append(
+            f"{len(across):,} images are in several splits, so that scores say nothing about new ones: {shown}; divide "
+            "them: segtrain data split C --of train"
+        )
+    for copy in across if len(across) <= LISTED else ():
         named = " = ".join(f"{split}: {name}" for split, name in copy.samples)
         labels = ", with different labels" if copy.differing else ""
-        if copy.across:
-            last.problems.append(f"one image in several splits{labels}: {named}; keep it in one of them")
+        last.problems.append(f"one image in several splits{labels}: {named}; keep it in one of them")
     for split, one in splits.items():
         within = [copy for copy in same if not copy.across and copy.samples[0][0] == split]
         if within:
@@ -160,10 +166,16 @@ def _values(dataset: Dataset, seen: Survey) -> list[str]:
         rows.append(_row("", "(ignored)", seen.ignored, whole, ""))
         return table(rows, "><>>>")
     whole = sum(seen.raw.values())
+    strange = Counter({raw: count for (raw, train), count in seen.raw.items() if train == UNKNOWN})
+    unshown = set(strange) - {raw for raw, _ in strange.most_common(ROWS)}
     held = {train for _, train in seen.raw}
     for (raw, train), count in sorted(seen.raw.items(), key=lambda item: (str(type(item[0][0])), item[0])):
+        if train == UNKNOWN and raw in unshown:
+            continue
         images = f"{seen.images_with[train]:,}" if 0 <= train < len(seen.names) else ""
         rows.append(_row(_raw(raw), _meaning(dataset, raw, train), count, whole, images))
+    if unshown:
+        rows.append(_row("…", f"? ({len(unshown):,} other values)", sum(strange[raw] for raw in unshown), whole, ""))
     for i, name in enumerate(seen.names if len(seen.names) <= ROWS else ()):
         if i not in held:
             rows.append(_row("", name, 0, whole, "0"))
@@ -199,11 +211,17 @@ def _verdict(splits: Mapping[str, Checked], seconds: float) -> list[str]:
     lines = list[str]()
     for split, one in splits.items():
         missing = [problem for problem in one.problems if problem.startswith(MISSING)]
-        rest = one.problems[len(missing) :]  # missing files come first
-        more = [f"{MISSING}{len(missing) - LISTED:,} more (--json lists all)"] if len(missing) > LISTED else []
-        lines += [f"wrong  {split}: {problem}" for problem in (*missing[:LISTED], *more, *rest)]
+        unusable = sum(len(failure.errors) for failure in one.survey.failures) if one.survey is not None else 0
+        rest = one.problems[len(missing) :]  # missing files come first, then those that are not usable
+        told = [*_first(missing, f"{MISSING}{{}} more"), *_first(rest[:unusable], "{} more files"), *rest[unusable:]]
+        lines += [f"wrong  {split}: {problem}" for problem in told]
     found = f"{len(problems):,} problems" if len(problems) > 1 else "1 problem" if problems else "no problem found"
     return [*lines, f"{'bad' if problems else 'ok':7}{found} in {read:,} samples, {seconds:.1f} s"]
+
+
+def _first(problems: list[str], more: str) -> list[str]:
+    unshown = len(problems) - LISTED
+    return problems if unshown <= 0 else [*problems[:LISTED], f"{more.format(f'{unshown:,}')} (--json lists all)"]
 
 
 def _as_json(splits: Mapping[str, Checked], same: list[Copies]) -> dict[str, Any]:

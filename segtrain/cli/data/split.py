@@ -15,7 +15,10 @@ from segtrain.cli.data.common import SPLITS, component, opened, section, workers
 from segtrain.cli.folders import write_files
 from segtrain.cli.tables import percent, table
 from segtrain.config import Component, Config
+from segtrain.config.reader import read
+from segtrain.config.signatures import component_keys
 from segtrain.config.writer import plain_config
+from segtrain.data.check import WITHOUT_THEM
 from segtrain.data.dataset import Dataset
 from segtrain.data.division import divided
 from segtrain.data.folder_pairs import by_name
@@ -31,6 +34,8 @@ PARTS = ("train", "val", "test")
 
 def run(args: argparse.Namespace) -> int:
     """Divide, write the lists, show what is in them."""
+    if args.of == "train" and _lacks_val(args.config):
+        args.overrides = ["data.val.name=scenes", *args.overrides]  # stands in for what is about to be divided off
     config, _, maker = opened(args.config, args)
     names, presence, classes = _samples(config, maker, args)
     groups = [_group(args.group_by, name) for name in names] if args.group_by else None
@@ -46,16 +51,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _lacks_val(path: Path) -> bool:
+    sections = read(path).value
+    data = sections.get("data") if isinstance(sections, dict) else None
+    return data is not None and isinstance(data.value, dict) and "val" not in data.value
+
+
 def _use(config: Config, args: argparse.Namespace) -> str:
     """How a configuration names the lists: by its own key `files`, or around what was divided."""
     divided = [component(config, split) for split in args.of.split(",")]
     lists = {split: str((args.out / f"{split}.txt").absolute()) for split in SPLITS}
     if all("files" in part.params for part in divided):
-        return f"to train on them: data.train.files={lists['train']}, and so on\n"
-    parts = [plain_config(part) for part in divided]
+        named = {split: _given(divided[0]) | {"files": file} for split, file in lists.items()}
+        return f"to train on them:\n{section(named)}"
+    parts = [_given(part) for part in divided]
     whole = parts[0] if len(parts) == 1 else {"name": "concat", "of": parts}
     components = {split: {"name": "listed", "files": file, "of": whole} for split, file in lists.items()}
     return f"to train on them:\n{section(components)}"
+
+
+def _given(part: Component) -> dict[str, Any]:
+    """The data set as a configuration would name it, without what is the default anyway."""
+    keys = component_keys(part.registry[part.name])
+    written: dict[str, Any] = plain_config(part)
+    usual = {key for key, value in part.params.items() if value == keys[key].default}
+    inner = {key: _given(value) for key, value in part.params.items() if isinstance(value, Component)}
+    return {key: value for key, value in (written | inner).items() if key not in usual}
 
 
 def _samples(
@@ -77,7 +98,7 @@ def _samples(
         seen = looks(dataset, range(len(dataset)), workers(args) if len(dataset) > 16 else 0)
         for i, (name, one) in enumerate(zip(_names(part, dataset), seen, strict=True)):
             if one.pixels is None:
-                raise DataError(*one.errors)
+                raise DataError(*one.errors, f"to divide the others: {WITHOUT_THEM}")
             image = origin(dataset, i).image or dataset.path(i)
             if name in found and images[name] != image:
                 raise DataError(

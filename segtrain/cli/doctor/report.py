@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from segtrain.cli.doctor import machine, ranks, software
-from segtrain.cli.doctor.finding import PROBLEM, Finding
+from segtrain.cli.doctor.finding import NOTE, PROBLEM, Finding
 
 _WIDTH = 110
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
             found.append(finding)
             if not args.json:
                 print("\n".join(_told(finding)), flush=True)
-    problems, notes = (sum(one.state == state for one in found) for state in (PROBLEM, "note"))
+    problems, notes = (sum(one.state == state for one in found) for state in (PROBLEM, NOTE))
     if args.json:
         print(json.dumps([finding._asdict() for finding in found], indent=1))
     else:

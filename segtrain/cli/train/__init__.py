@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args = p.parse_intermixed_args(argv)
     if args.config is None and args.resume in (None, "auto"):
-        p.error("--config is needed (it may be left out with --resume PATH of a run)")
+        given = next((word for word in args.overrides if "=" not in word), None)
+        hint = f": --config {given}" if given else " (it may be left out with --resume PATH of a run)"
+        p.error(f"--config is needed{hint}")
     with on_stop(leave):
         from segtrain.cli.common import guarded
         from segtrain.cli.train.training import train

@@ -29,7 +29,7 @@ def banner(built: Built, source: Source, run: RunDirectory | None, labels: str) 
             f"{name} {weight:.3g}" for name, weight in zip(built.task.classes, weights, strict=True)
         )
     if run is not None:
-        lines["where"] = f"{run.path} · tensorboard --logdir {run.path.parent}"
+        lines["where"] = f"{run.path} · tensorboard --logdir {shlex.quote(str(run.path.parent))}"
     return lines
 
 
