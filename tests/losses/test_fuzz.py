@@ -129,6 +129,8 @@ def check(seed, monkeypatch):
         place = f"seed {seed}, {path}"
         # some dozen operations round to `eps`: relative to a loss, and in a slope to terms that may cancel each other
         eps = 60 * torch.finfo(losses.value.dtype).eps
+        if case.upsampled:  # positions between logits round too, and a part of a large logit is large
+            eps *= max(1.0, float(case.logits.low.abs().max()))
         np.testing.assert_allclose(value.double(), expected, rtol=eps, atol=eps, err_msg=place)
         # then a slope is rounded once to the type of the logits, which near 0 has steps of its smallest number
         kind = torch.finfo(case.dtype)
