@@ -24,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from segtrain import distributed
 from segtrain.build import build, register_components
 from segtrain.config import load
-from segtrain.distributed import Vote, take_largest
+from segtrain.distributed import Vote
+from segtrain.largest import take_largest
 from segtrain.task import Batch
 
 CONFIG = Path(__file__).parents[1] / "configs" / "bootstrap.yaml"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -210,94 +210,6 @@ def _over_ranks(value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     result = value.detach().clone()
     dist.all_reduce(result, operation)
     return result
-
-
-class Taken(NamedTuple):
-    """What `take_largest` took."""
-
-    share: Tensor  # float64, of each entry's `available`
-    threshold: Tensor  # [G] the smallest score that was taken from; NaN in a group that gives nothing
-
-
-def take_largest(
-    scores: Tensor, available: Tensor, amount: Tensor, group: Tensor | None = None, *, over_ranks: bool = True
-) -> Taken:
-    """Take `amount` (float64 [G]) of what is `available` (like `scores`) from each group's largest scores.
-
-    Entries tied at the threshold give the same part of what they have, so exactly `amount` is taken, whatever the
-    order of the entries. `available` is float64, or bool: all of an entry or nothing. NaN ranks above infinity.
-    `group` (int64, like `scores`) tells the group of each entry, None: all are in the only one; a group extends over
-    all ranks unless `over_ranks` is False. A group must have `amount` to give.
-
-    Radix selection on the bits of the scores: float32 takes three histograms and as many all-reduces of 16 KiB,
-    float64 six. Nothing is read on the host.
-    """
-    keys = _ordered(scores)
-    groups, bits = amount.numel(), torch.iinfo(keys.dtype).bits
-    threshold = torch.zeros_like(amount, dtype=torch.int64)
-    missing, tied = amount, amount
-    open_: Tensor | None = available.flatten()
-    if available.dtype == torch.bool:
-        keys.masked_fill_(~available, torch.iinfo(keys.dtype).min)  # below all scores: nothing is taken from there
-        open_ = None
-    left, of = keys.flatten(), None if group is None else group.flatten()
-    # few are left to look at; a GPU would have to tell how many, a graph cannot
-    thins_out = scores.device.type == "cpu" and not torch.compiler.is_compiling()
-    for high in range(bits - _DIGIT, -_DIGIT, -_DIGIT):
-        high, width = max(high, 0), min(_DIGIT, high + _DIGIT)
-        sign = 1 << (width - 1) if high + width == bits else 0  # the first digit is signed
-        digit = (left >> high).add_(sign).bitwise_and_((1 << width) - 1)
-        slot = digit if of is None else digit + (of << width)
-        if thins_out:
-            counts = torch.bincount(slot, open_, groups << width).double()
-        else:
-            open_ = torch.ones_like(slot, dtype=torch.float64) if open_ is None else open_
-            counts = open_.new_zeros(groups << width).scatter_add(0, slot.long(), open_)
-        counts = (sum_over_ranks(counts) if over_ranks else counts).view(groups, -1)
-        from_here_up = counts.flip(1).cumsum(1).flip(1)
-        found = ((from_here_up >= missing[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
-        tied = counts.gather(1, found)[:, 0]
-        missing = missing - (from_here_up - counts).gather(1, found)[:, 0]
-        threshold = threshold + ((found[:, 0] - sign) << high)
-        here = digit == _of(found[:, 0], of)
-        if thins_out:
-            left, open_, of = left[here], _at(open_, here), _at(of, here)
-        elif open_ is not None:
-            open_ = torch.where(here, open_, 0.0)
-    del left, open_, digit, slot, here
-    part = (missing / torch.where(tied > 0, tied, 1.0)).clamp(0, 1)
-    threshold = threshold.to(keys.dtype)
-    at = _of(threshold, group)
-    share = (keys > at).double()
-    torch.where(keys == at, _of(part, group), share, out=share)
-    return Taken(share if available.dtype == torch.bool else share.mul_(available), _unordered(threshold, scores.dtype))
-
-
-_DIGIT = 11  # bits per histogram
-
-
-def _of(per_group: Tensor, group: Tensor | None) -> Tensor:
-    return per_group[0] if group is None else per_group[group]
-
-
-def _at(entries: Tensor | None, here: Tensor) -> Tensor | None:
-    return None if entries is None else entries[here]
-
-
-def _ordered(scores: Tensor) -> Tensor:
-    """Integers as wide that order as the scores do; all zeros are equal, all NaN are equal and above infinity."""
-    plain = (scores + 0.0).masked_fill_(scores.isnan(), torch.nan)  # -0 + 0 is 0
-    return _flip_(plain.view(torch.int32 if scores.dtype == torch.float32 else torch.int64))
-
-
-def _unordered(keys: Tensor, dtype: torch.dtype) -> Tensor:
-    return _flip_(keys).view(dtype)
-
-
-def _flip_(bits: Tensor) -> Tensor:
-    """All bits but the sign turned over where it is set, in place."""
-    limits = torch.iinfo(bits.dtype)
-    return bits.bitwise_xor_((bits >> (limits.bits - 1)).bitwise_and_(limits.max))
 
 
 def _device(wanted: str, local_rank: int | None) -> torch.device:

@@ -157,7 +157,7 @@ class Criterion(nn.Module):
 
     def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
         named = named_entries(target, self.task.ignore_index)
-        valid = named.sum()
+        valid = named.count_nonzero()
         entries = {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
         if target.dim() == 1:  # of pixels it would say little
             entries["right"] = (named & (predict(full_resolution(logits).detach()) == target)).sum()

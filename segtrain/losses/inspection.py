@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segtrain.distributed import max_over_ranks, sum_over_ranks, take_largest
+from segtrain.distributed import max_over_ranks, sum_over_ranks
+from segtrain.largest import take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.mining import ROUNDING
 from segtrain.losses.targets import not_ignored
@@ -36,7 +37,7 @@ def inspect_mining(
     losses: LossMap, selection: Selection, logits: Logits, target: Tensor, task: Task, *, over_ranks: bool = False
 ) -> Inspection:
     """The statistics of a selection that need sorting, labels or predictions. `over_ranks`: every rank calls it."""
-    share, valid = selection.share, losses.valid
+    share, valid = selection.share.double(), losses.valid
     sums = {"kept": share.sum(), "valid": valid.sum(), "easy": (share * (losses.hardness < EASY)).sum()}
     if target.shape == valid.shape:
         sums |= _by_label(losses, share, logits, target, task)

@@ -24,7 +24,7 @@ class LossMap(NamedTuple):
 class Selection(NamedTuple):
     """Which entries of a map are kept."""
 
-    share: Tensor  # float64 [B, *] in [0, 1]; less than 1 only where entries tie at the threshold
+    share: Tensor  # [B, *] in [0, 1], float64 or bool; less than 1 only where entries tie at the threshold
     threshold: Tensor  # the smallest hardness kept from, one per group with something valid, NaN for the others
     logs: dict[str, Tensor]  # sums and counts on this rank, never means
 
@@ -65,6 +65,8 @@ class Reduction(Protocol):
 
 def reduced(losses: LossMap, share: Tensor) -> Reduced:
     """The sums of the kept part of a map."""
+    if share is losses.valid:
+        return of_all(losses)
     share = share.to(losses.value.dtype)  # a copy in float64 of a map per pixel would be felt
     return Reduced((losses.value * share).sum(), (losses.weight * share).sum().double())
 

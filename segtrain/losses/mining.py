@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segtrain.distributed import Taken, min_over_ranks, sum_over_ranks, take_largest
+from segtrain.distributed import min_over_ranks, sum_over_ranks
+from segtrain.largest import Taken, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.schedule import Rise, Schedule, Steps, between
 
@@ -27,7 +28,7 @@ class Mean:
         self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True
     ) -> Selection:
         nothing = losses.hardness.new_zeros(0)
-        return Selection(losses.valid.double(), nothing, {})
+        return Selection(losses.valid, nothing, {})
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,18 @@ class Hardest:
         free = losses.valid
         n = groups.sum(free)
         if p == 1 and not self.skip_hardest:
-            return groups.selection(free.double(), groups.smallest(), n, p)
+            return groups.selection(free, groups.smallest(), n, p)
         k = _count(p, n).clamp(min=1).minimum(n)
         if self.skip_hardest:
             finite = free & losses.hardness.isfinite()
             dropped = _count(self.skip_hardest, n).minimum(groups.sum(finite))
-            free = free.double() - groups.take(finite, dropped).share
+            free = free.double() - groups.take(finite, dropped).share.double()
             k = k.minimum(groups.sum(free))
         reserved = None
         if self.min_per_class:
             by_class = groups.by_class(target, num_classes)
             reserve = by_class.sum(free).clamp(max=self.min_per_class)
-            reserved = by_class.take(free, reserve).share
+            reserved = by_class.take(free, reserve).share.double()
             free = free.double() - reserved
             k = (k - groups.sum(reserved)).clamp(min=0)
         taken = groups.take(free, k)
@@ -112,16 +113,21 @@ class Threshold:
 
 
 def selected(losses: LossMap, share: Tensor, threshold: Tensor, top_p: float | None = None) -> Selection:
-    """A selection with its statistics, for any rule: `share` float64 [B, *] is what it keeps of each entry.
+    """A selection with its statistics, for any rule: `share` [B, *] is what it keeps of each entry, float64 or bool.
 
     `threshold` [G] is the smallest hardness kept in each group, NaN where nothing is; `top_p` is what was wanted.
     """
     used = ~threshold.isnan()
+    hardness_all = losses.hardness.sum().double()
+    if share is losses.valid:
+        hardness_kept = hardness_all
+    else:
+        hardness_kept = (share.to(losses.hardness.dtype) * losses.hardness).sum().double()
     logs = {
-        "kept": share.sum(),
+        "kept": (share.count_nonzero() if share.dtype == torch.bool else share.sum()).double(),
         "valid": losses.valid.count_nonzero().double(),
-        "hardness_kept": (share.to(losses.hardness.dtype) * losses.hardness).sum().double(),
-        "hardness_all": losses.hardness.sum().double(),
+        "hardness_kept": hardness_kept,
+        "hardness_all": hardness_all,
         "threshold": torch.where(used, threshold.double(), 0.0).sum(),
         "thresholds": used.sum().double(),
     }
@@ -219,9 +225,9 @@ class _Groups:
         """The smallest hardness of a valid entry of each group [G], infinity where there is none."""
         hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
         here = hardness.new_full((self.number,), torch.inf)
-        if self.ids is None:
-            here = torch.cat([here, hardness.flatten()]).amin(0, keepdim=True)
-        else:
+        if self.ids is None and hardness.numel():
+            here = hardness.flatten().amin(0, keepdim=True)
+        elif self.ids is not None:
             here = here.scatter_reduce(0, self.ids.flatten(), hardness.flatten(), "amin")
         return min_over_ranks(here) if self.over_ranks else here
 

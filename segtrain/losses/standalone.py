@@ -108,7 +108,7 @@ def reduce(
 
     Nothing valid gives a 0 that is connected to the inputs.
     """
-    share = losses.valid.double() if selection is None else selection.share
+    share = losses.valid if selection is None else selection.share
     if callable(reduction):
         kept_values = _kept_values(losses, share)
         return reduction(kept_values) if kept_values.numel() else losses.value.sum()  # 0, as nothing is valid

@@ -63,6 +63,18 @@ def read_labels(logits: Tensor, target: Tensor, num_classes: int, weight: Tensor
     return _read_labels(target, num_classes, weight, ignore_index, logits.dtype)
 
 
+def labels_of_block(
+    target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
+) -> Labels:
+    """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them."""
+    valid = not_ignored(target, ignore_index)
+    safe = torch.where(valid, target, 0)
+    lowest, highest = safe.aminmax()
+    if weight is not None or lowest < 0 or highest >= num_classes:
+        return _read_labels(target, num_classes, weight, ignore_index, dtype)
+    return Labels(safe.long(), valid.to(dtype), valid, torch.ones((), dtype=dtype))
+
+
 def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:
     """What each entry of `target` counts for, [B, *]: class weights for labels, 1 for soft targets [B, C, *]."""
     if target.is_floating_point():
@@ -72,7 +84,11 @@ def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore
 
 def not_ignored(target: Tensor, ignore_index: int) -> Tensor:
     """Where the target differs from `ignore_index`, bool in its shape."""
-    return (target if target.is_floating_point() else target.long()) != ignore_index  # uint8 would wrap -100 to 156
+    if not target.is_floating_point() and target.dtype != torch.bool:
+        limits = torch.iinfo(target.dtype)
+        if not limits.min <= ignore_index <= limits.max:  # uint8 would wrap -100 to 156
+            return torch.ones_like(target, dtype=torch.bool)
+    return target != ignore_index
 
 
 def named_entries(target: Tensor, ignore_index: int) -> Tensor:

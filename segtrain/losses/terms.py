@@ -71,8 +71,11 @@ class PixelTerms(nn.Module):
 
     def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
         maps, selection = self.select(logits_of(output), target, step)
-        sums = [Sums(reduced(one, selection.share), of_all(one)) for one in maps]
-        return Part(sums, selection.logs)
+        everything = [of_all(one) for one in maps]
+        if selection.share is maps[self.rank_by].valid:
+            return Part([Sums(one, one) for one in everything], selection.logs)
+        kept = [reduced(one, selection.share) for one in maps]
+        return Part([Sums(*sums) for sums in zip(kept, everything, strict=True)], selection.logs)
 
     def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
         """The sums over everything valid on this rank, without gradient for logits at low resolution."""

@@ -62,7 +62,7 @@ def test_edges():
 
 @pytest.mark.parametrize("classes", [1, 5])
 def test_the_loss_takes_it_for_labels_and_from_low_resolution(monkeypatch, classes):
-    monkeypatch.setattr(kernels, "_LARGE", 0)
+    monkeypatch.setattr(kernels, "_LARGE_BINARY", 0)
     low, target = scene((2, classes, 5, 6), torch.float64)
     logits = Upsampled(low.requires_grad_(), (20, 24), (19, 22), True)
     target = scene((2, classes, 19, 22))[1]

@@ -11,6 +11,7 @@ from segtrain.losses import kernels, pixel
 from segtrain.losses.kernels import blocks
 from segtrain.losses.maps import LossMap, divide, reduced
 from segtrain.losses.mining import hardest
+from segtrain.upsampling import Upsampled
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
@@ -129,6 +130,9 @@ def test_what_is_not_finite_stays_where_it_is(bad):
     (gradient,) = torch.autograd.grad(losses.value.sum(), logits)
     assert gradient.isnan().any(1).sum() == 1
     assert gradient[0, :, 4, 1].isnan().all()
+    losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
+    (gradient,) = torch.autograd.grad(losses.value[0, :4].sum(), logits)
+    assert not gradient[0, :, 4:].any()  # nor there if that pixel is not kept
 
 
 def test_a_label_out_of_range_spoils_its_pixel():
@@ -149,13 +153,12 @@ def test_the_same_twice_is_the_same_to_the_bit():
 
 
 def test_cross_entropy_takes_the_fast_path_where_it_pays_and_gives_the_same_map(monkeypatch):
-    logits, target, _ = scene((1, 8, 182, 181))
+    logits, target, _ = scene((1, 8, 182, 171))
     weight = torch.rand(8)
-    assert kernels.cross_entropy(logits, target, weight, 255, 0.1) is None  # it stays in the cache
-    assert kernels.pays(torch.Size((4, 19, 512, 512)))
-    assert not kernels.pays(torch.Size((16, 2, 1024, 1024)))
+    assert kernels.cross_entropy(logits, target, weight, 255, 0.1) is None  # a small one
+    assert kernels.pays(torch.Size((8, 7, 96, 96)))
     plain = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
-    monkeypatch.setattr(kernels, "_LARGE", 1 << 18)
+    monkeypatch.setattr(kernels, "_LARGE", 1 << 10)
     assert kernels.cross_entropy(logits, target, weight, 255, 0.1) is not None
     fast = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
     for one, other in zip(fast, plain, strict=True):
@@ -164,7 +167,7 @@ def test_cross_entropy_takes_the_fast_path_where_it_pays_and_gives_the_same_map(
 
 def test_autocast_around_it_changes_nothing(monkeypatch):
     monkeypatch.setattr(kernels, "_LARGE", 0)
-    logits, target, _ = scene((1, 8, 182, 181))
+    logits, target, _ = scene((1, 8, 82, 81))
     weight = torch.linspace(0.5, 2, 8)
     plain = pixel.cross_entropy(logits, target, weight=weight, label_smoothing=0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -172,13 +175,24 @@ def test_autocast_around_it_changes_nothing(monkeypatch):
     assert torch.equal(plain.value, again.value)
 
 
-def test_a_second_derivative_is_refused_rather_than_left_out(monkeypatch):
-    monkeypatch.setattr(kernels, "pays", lambda shape: True)
-    logits, target, _ = scene((2, 7, 5, 4))
-    logits.requires_grad_()
-    value = pixel.cross_entropy(logits, target).value.sum()
-    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"torch\.func\.grad"):
-        (value + gradient.square().sum()).backward()
-    penalty = lambda x: torch.func.grad(lambda y: pixel.cross_entropy(y, target).value.sum())(x).square().sum()  # noqa: E731
-    assert torch.func.grad(penalty)(logits.detach()).any()
+@pytest.mark.parametrize("upsampled", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_second_derivative_and_many_gradients_at_once_are_those_of_the_plain_path(monkeypatch, smoothing, upsampled):
+    low, target, _ = scene((2, 3, 4, 3), torch.float64)
+    target[0, 0, 0] = 255
+    low.requires_grad_()
+
+    def derivatives():
+        logits = Upsampled(low, (4, 3), (4, 3), True) if upsampled else low
+        value = pixel.cross_entropy(logits, target, label_smoothing=smoothing).value
+        (gradient,) = torch.autograd.grad(value.square().sum(), low, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), low, retain_graph=True)
+        some = torch.eye(5, value.numel(), dtype=torch.float64).view(5, *value.shape)
+        (rows,) = torch.autograd.grad(value, low, some, is_grads_batched=True)
+        return gradient, second, rows
+
+    plain = derivatives()
+    assert plain[1].any()
+    monkeypatch.setattr(kernels, "_LARGE", 0)
+    for one, other in zip(derivatives(), plain, strict=True):
+        torch.testing.assert_close(one, other)

@@ -12,19 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segtrain.largest import asking_is_free
 from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.upsampling import Logits, Upsampled
 
 __all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]
 
-# Plain time / time of the blocks, forward and backward, on one thread of a Xeon (2 MiB of L2), torch 2.14, 2026-11-28:
-#   19 classes  0.75 (1.4 M logits)  0.94 (2.5 M)  1.20 (5.0 M)  1.37 (10 M)
-#  150 classes  0.83 (1.2 M)         1.16 (4.9 M)  1.42 (11 M)
-#    7 classes  0.85 (0.9 M)         0.94 (1.8 M)  1.04 (3.7 M)
-#  2, 4 classes  0.66 to 0.79 at any size: what is done once per pixel outweighs the passes over its logits
-_LARGE = 1 << 22  # logits; fewer stay in the caches on the plain path as well
-_MANY = 7  # classes
+# Logits from which on the blocks are as fast as the plain path or faster, forward and backward, on one thread of a Xeon
+# (2 MiB of L2), torch 2.14, 2026-11-28: docs/kernels.md has the numbers
+_LARGE = 1 << 18
+_LARGE_BINARY = 1 << 22
 
 
 def cross_entropy(
@@ -47,7 +45,7 @@ def bce_with_logits(
     if _transformed(logits):
         return None
     if logits.device.type == "cpu":
-        fits = logits.shape.numel() >= _LARGE and _can_go_by_blocks(logits)
+        fits = logits.shape.numel() >= _LARGE_BINARY and _can_go_by_blocks(logits)
         return binary.bce_with_logits(logits, target, weight, ignore_index, smoothing) if fits else None
     gpu = _gpu(logits)
     return gpu.bce_with_logits(logits, target, weight, ignore_index, smoothing) if gpu is not None else None
@@ -55,7 +53,7 @@ def bce_with_logits(
 
 def pays(shape: torch.Size) -> bool:
     """Whether the blocks are faster than the plain path for logits [B, C, H, W] on a CPU."""
-    return shape[1] >= _MANY and shape.numel() >= _LARGE
+    return shape.numel() >= _LARGE
 
 
 def path(device: torch.device) -> str:
@@ -72,11 +70,12 @@ def _transformed(logits: Logits) -> bool:
 
 
 def _can_go_by_blocks(logits: Logits) -> bool:
-    """Not under the compiler, which fuses the plain path on a CPU; and not if interpolation would spread a NaN.
+    """Not where the host must not ask, as under the compiler, which fuses the plain path on a CPU; and not if
+    interpolation would spread a NaN.
 
     A block is interpolated by products of matrices, in which one NaN would reach pixels that are far from it.
     """
-    if torch.compiler.is_compiling():
+    if not asking_is_free(logits.low if isinstance(logits, Upsampled) else logits):
         return False
     return not isinstance(logits, Upsampled) or bool(logits.low.detach().sum(dtype=torch.float64).isfinite())
 

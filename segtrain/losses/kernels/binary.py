@@ -73,7 +73,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
             x = blocks.read(at)
             labels = read_labels(x, target[at], max(channels, 2), weight, ctx.ignore_index)
             share = torch.where(labels.valid, slope[at] * labels.weight * labels.spoiled, 0.0)
-            e = blocks.sigmoid(x)
+            e = x.sigmoid_()
             if smoothing:
                 e.sub_(smoothing / 2)
             if channels == 1:

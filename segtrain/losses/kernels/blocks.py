@@ -9,18 +9,18 @@ all blocks share their buffers. Plain torch, no compiler.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.kernels.once import once
-from segtrain.losses.targets import full_precision, read_labels
-from segtrain.upsampling import Logits, Place, Upsampled
+from segtrain.losses.kernels.once import differentiable
+from segtrain.losses.targets import full_precision, labels_of_block, read_labels, shield
+from segtrain.upsampling import Logits, Place, Upsampled, full_resolution
 
-_BLOCK = 1 << 19  # logits per thread: smaller blocks wait for Python, larger ones for memory
+_BLOCK = 1 << 18  # logits per thread: smaller blocks wait for Python, larger ones for memory
 
 
 def cross_entropy(
@@ -31,6 +31,17 @@ def cross_entropy(
     with torch.autocast(logits.device.type, enabled=False):
         value, count, hardness, valid = _CrossEntropy.apply(low, target, weight, ignore_index, smoothing, *upsampling)
     return PixelMap(value, count, value.detach() if hardness is None else hardness, valid)
+
+
+def _plain(
+    low: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, *upsampling: Any
+) -> Tensor:
+    """The values in plain torch, which can be differentiated as often as anyone likes."""
+    logits = full_precision(full_resolution(Upsampled(low, *upsampling) if upsampling else low))
+    labels = read_labels(logits, target, low.shape[1], weight, ignore_index)
+    seen = shield(logits, labels.valid[:, None])
+    value = F.cross_entropy(seen, labels.safe, weight, reduction="none", label_smoothing=smoothing)
+    return torch.where(labels.valid, value * labels.spoiled, 0.0)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -50,59 +61,58 @@ class _CrossEntropy(torch.autograd.Function):
         hardness = torch.empty_like(value) if smoothing or weight is not None else None  # else the value itself
         valid = torch.empty_like(target, dtype=torch.bool)
         for at in blocks.places:
-            x = blocks.read(at)
-            safe, counts, is_valid, spoiled = read_labels(x, target[at], classes, weight, ignore_index)
-            x = blocks.below_peak(x)
-            surprise = x.gather(1, safe[:, None])[:, 0]
+            labels = labels_of_block(target[at], classes, weight, ignore_index, blocks.dtype)
+            x = _below_peak(blocks.read(at))
+            surprise = x.gather(1, labels.safe[:, None])[:, 0]
             others = _weighted_sum(x, weight) if smoothing else None
-            torch.sum(_exp_(x), 1, out=total[at])
-            total[at] *= spoiled
+            torch.sum(x.exp_(), 1, out=total[at])
+            total[at] *= labels.spoiled
             log_total = total[at].log()
-            surprise = log_total - surprise
-            surprise = torch.where(is_valid, surprise, 0.0)
-            value[at] = surprise * counts
+            surprise = torch.where(labels.valid, log_total - surprise, 0.0)
+            value[at] = surprise * labels.weight
             if hardness is not None:
                 hardness[at] = surprise
             if others is not None:
                 spread_out = (log_total * (classes if weight is None else weight.sum()) - others) / classes
-                value[at] = (1 - smoothing) * value[at] + torch.where(is_valid, smoothing * spread_out, 0.0)
-            count[at], valid[at] = counts, is_valid
+                value[at] = (1 - smoothing) * value[at] + torch.where(labels.valid, smoothing * spread_out, 0.0)
+            count[at], valid[at] = labels.weight, labels.valid
         ctx.save_for_backward(low, target, weight, total, count)
-        ctx.smoothing, ctx.upsampling = smoothing, upsampling
+        ctx.options = ignore_index, smoothing, *upsampling
         ctx.mark_non_differentiable(count, valid, *[] if hardness is None else [hardness])
         return value, count, hardness, valid
 
     @staticmethod
-    @once
-    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    @differentiable(_plain)
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
         low, target, weight, total, count = ctx.saved_tensors
-        blocks = blocks_of(low, ctx.upsampling)
+        _, smoothing, *upsampling = ctx.options
+        blocks = blocks_of(low, upsampling)
         blocks.start_gradient()
-        classes, smoothing = low.shape[1], ctx.smoothing
+        classes = low.shape[1]
+        spoiled = bool(total.isnan().any())
         for at in blocks.places:
-            share = torch.where(count[at] == 0, 0.0, slope[at])
-            if not share.any():
+            share = slope[at] if smoothing else slope[at] * count[at]
+            factor = torch.where(count[at] == 0, 0.0, share / total[at])
+            if spoiled:
+                factor.masked_fill_(share == 0, 0.0)  # 0 over NaN is NaN
+            if not factor.any():
                 continue
-            e = blocks.below_peak(blocks.read(at))
-            _exp_(e)
+            e = _below_peak(blocks.read(at)).exp_()
             of_label = total[at]
             if smoothing:
                 per_class = torch.ones(classes, dtype=e.dtype) if weight is None else weight
                 of_label = (1 - smoothing) * count[at] * total[at]
                 e.mul_(((1 - smoothing) * count[at] + smoothing * per_class.mean())[:, None])
                 e.addcmul_(per_class.view(-1, 1, 1), total[at][:, None], value=-smoothing / classes)
-            else:
-                share = share * count[at]
             e.scatter_add_(1, target[at].long().clamp(0, classes - 1)[:, None], of_label.neg()[:, None])
-            untouched = share == 0
-            if (spoiled := untouched & total[at].isnan()).any():
-                e.masked_fill_(spoiled[:, None], 0.0)
-            blocks.write(at, e, torch.where(untouched, 0.0, share / total[at])[:, None])
-        return (blocks.gradient.to(low.dtype), *[None] * (4 + len(ctx.upsampling)))
+            if spoiled:
+                e.masked_fill_((factor == 0)[:, None], 0.0)  # as 0 times it
+            blocks.write(at, e, factor[:, None])
+        return blocks.gradient.to(low.dtype)
 
 
 class _Full:
-    """Blocks of logits [B, C, H, W], rows of an image or a few small images, and the buffers that all of them share."""
+    """Blocks of logits [B, C, H, W], rows of an image or a few small images, and the buffer that all of them share."""
 
     gradient: Tensor
 
@@ -110,43 +120,26 @@ class _Full:
         self.logits = logits
         self.dtype = full_precision(logits[:0]).dtype
         self.places, size = _places(logits.shape)
-        # torch transposes matrices well, and reads anything else with large strides badly
-        self._by_pixel = logits.shape[1] > 1 and logits.is_contiguous(memory_format=torch.channels_last)
-        self._direct = logits.dtype == self.dtype and not self._by_pixel
-        self._work = logits.new_empty(size, dtype=self.dtype)
-        self._copy = logits.new_empty(0 if self._direct else size, dtype=self.dtype)
+        self._block = logits.new_empty(size, dtype=self.dtype)
 
     def read(self, at: Place) -> Tensor:
-        """[b, C, R, W] of the rows in full precision."""
+        """[b, C, R, W] of the rows in full precision, in the buffer.
+
+        Also where they could be used as they are: a copy brings many classes into the cache sooner than arithmetic.
+        """
         rows = self.logits[at[0], :, at[1]]
-        if self._direct:
-            return rows
-        block = self._copy[: rows.numel()].view(rows.shape)
-        if not self._by_pixel:
-            return block.copy_(rows)
-        for one, other in zip(block, rows, strict=True):
-            one.flatten(1).copy_(other.flatten(1))
-        return block
-
-    def below_peak(self, x: Tensor) -> Tensor:
-        """x less its maximum over the classes, in a buffer that the next block will take over."""
-        return torch.sub(x, x.amax(1, keepdim=True), out=self._work[: x.numel()].view(x.shape))
-
-    def sigmoid(self, x: Tensor) -> Tensor:
-        """In the same buffer."""
-        return torch.sigmoid(x, out=self._work[: x.numel()].view(x.shape))
+        return self._block[: rows.numel()].view(rows.shape).copy_(rows)
 
     def start_gradient(self) -> None:
-        self.gradient = torch.zeros_like(self.logits)  # touched in one go: faults in the order of blocks take longer
+        self.gradient = torch.zeros_like(self.logits)
 
     def write(self, at: Place, block: Tensor, factor: Tensor) -> None:
         """Put a block, times a factor per pixel, where `read` found its logits."""
         rows = self.gradient[at[0], :, at[1]]
-        if not self._by_pixel:
+        if rows.dtype == block.dtype:
             torch.mul(block, factor, out=rows)
-            return
-        for one, other in zip(rows, block.mul_(factor), strict=True):
-            one.flatten(1).t().copy_(other.flatten(1).t())
+        else:
+            rows.copy_(block.mul_(factor).to(rows.dtype))  # torch is slow at both conversion and transposition at once
 
 
 class _Interpolated:
@@ -160,24 +153,18 @@ class _Interpolated:
         self.places, size = _places(logits.shape)
         height, width = logits.low.shape[2:]
         self._down, self._across = logits.taps(0).matrix(height), logits.taps(1).matrix(width)
-        self._work = logits.low.new_empty(size, dtype=self.dtype)
+        self._block = logits.low.new_empty(size, dtype=self.dtype)
 
     def read(self, at: Place) -> Tensor:
-        """[b, C, R, W] of the rows in full precision; `below_peak` overwrites them."""
+        """[b, C, R, W] of the rows in full precision, in the buffer."""
         source = self.logits.source(at[1])
         low = self.logits.low[at[0], :, source].to(self.dtype)
         images, classes, rows, width = low.shape
         wide = (low.reshape(-1, width) @ self._across.t()).view(images * classes, rows, -1)
         down = self._down[at[1], source].expand(images * classes, -1, -1)
-        block = self._work[: images * classes * down.shape[1] * wide.shape[2]]
+        block = self._block[: images * classes * down.shape[1] * wide.shape[2]]
         block = block.view(images * classes, down.shape[1], wide.shape[2])
         return torch.bmm(down, wide, out=block).view(images, classes, *block.shape[1:])
-
-    def below_peak(self, x: Tensor) -> Tensor:
-        return x.sub_(x.amax(1, keepdim=True))
-
-    def sigmoid(self, x: Tensor) -> Tensor:
-        return x.sigmoid_()
 
     def start_gradient(self) -> None:
         self.gradient = torch.zeros_like(self.logits.low, dtype=self.dtype)
@@ -208,9 +195,9 @@ def _places(shape: torch.Size) -> tuple[list[Place], int]:
     return places, min(some, images) * rows * classes * width
 
 
-def _exp_(x: Tensor) -> Tensor:
-    """e^x in place; torch's exp2 takes a third of the time of its exp."""
-    return x.mul_(1 / math.log(2)).exp2_()
+def _below_peak(x: Tensor) -> Tensor:
+    """x less its maximum over the classes, in place."""
+    return x.sub_(x.amax(1, keepdim=True))
 
 
 def _weighted_sum(x: Tensor, weight: Tensor | None) -> Tensor:

@@ -1,0 +1,131 @@
+"""The largest scores of groups that extend over ranks: exact, whatever ties, the same with any number of ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segtrain.distributed import sum_over_ranks, world_size
+
+_FREE = ("cpu",)  # devices whose numbers the host can read without waiting
+
+
+def asking_is_free(tensor: Tensor) -> bool:
+    """Whether the host may look at the numbers of a tensor: not within a graph that is being compiled, or vmap."""
+    compiling = torch.compiler.is_compiling()
+    return tensor.device.type in _FREE and not compiling and torch.func.debug_unwrap(tensor) is tensor
+
+
+class Taken(NamedTuple):
+    """What `take_largest` took."""
+
+    share: Tensor  # float64, of each entry's `available`; or bool, where that is bool and no entry gives a part
+    threshold: Tensor  # [G] the smallest score that was taken from; NaN in a group that gives nothing
+
+
+def take_largest(
+    scores: Tensor, available: Tensor, amount: Tensor, group: Tensor | None = None, *, over_ranks: bool = True
+) -> Taken:
+    """Take `amount` (float64 [G]) of what is `available` (like `scores`) from each group's largest scores.
+
+    Entries tied at the threshold give the same part of what they have, so exactly `amount` is taken, whatever the
+    order of the entries. `available` is float64, or bool: all of an entry or nothing. NaN ranks above infinity.
+    `group` (int64, like `scores`) tells the group of each entry, None: all are in the only one; a group extends over
+    all ranks unless `over_ranks` is False. A group must have `amount` to give.
+
+    Radix selection on the bits of the scores: float32 takes three histograms and as many all-reduces of 16 KiB,
+    float64 six. Nothing is read on the host, except on a CPU: there NumPy finds the threshold of one group.
+    """
+    thins_out = asking_is_free(scores)  # few are left to look at; a GPU would have to tell how many, a graph cannot
+    alone = group is None and not (over_ranks and world_size() > 1)
+    if thins_out and alone and available.dtype == torch.bool:
+        return _take_here(scores, available, amount)
+    keys = _ordered(scores)
+    groups, bits = amount.numel(), torch.iinfo(keys.dtype).bits
+    threshold = torch.zeros_like(amount, dtype=torch.int64)
+    missing, tied = amount, amount
+    open_: Tensor | None = available.flatten()
+    if available.dtype == torch.bool:
+        keys.masked_fill_(~available, torch.iinfo(keys.dtype).min)  # below all scores: nothing is taken from there
+        open_ = None
+    left, of = keys.flatten(), None if group is None else group.flatten()
+    for high in range(bits - _DIGIT, -_DIGIT, -_DIGIT):
+        high, width = max(high, 0), min(_DIGIT, high + _DIGIT)
+        sign = 1 << (width - 1) if high + width == bits else 0  # the first digit is signed
+        digit = (left >> high).add_(sign).bitwise_and_((1 << width) - 1)
+        slot = digit if of is None else digit + (of << width)
+        if thins_out:
+            counts = torch.bincount(slot, open_, groups << width).double()
+        else:
+            open_ = torch.ones_like(slot, dtype=torch.float64) if open_ is None else open_
+            counts = open_.new_zeros(groups << width).scatter_add(0, slot.long(), open_)
+        counts = (sum_over_ranks(counts) if over_ranks else counts).view(groups, -1)
+        from_here_up = counts.flip(1).cumsum(1).flip(1)
+        found = ((from_here_up >= missing[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
+        tied = counts.gather(1, found)[:, 0]
+        missing = missing - (from_here_up - counts).gather(1, found)[:, 0]
+        threshold = threshold + ((found[:, 0] - sign) << high)
+        here = digit == _of(found[:, 0], of)
+        if thins_out:
+            left, open_, of = left[here], _at(open_, here), _at(of, here)
+        elif open_ is not None:
+            open_ = torch.where(here, open_, 0.0)
+    del left, open_, digit, slot, here
+    part = (missing / torch.where(tied > 0, tied, 1.0)).clamp(0, 1)
+    threshold = threshold.to(keys.dtype)
+    at = _of(threshold, group)
+    share = (keys > at).double()
+    torch.where(keys == at, _of(part, group), share, out=share)
+    return Taken(share if available.dtype == torch.bool else share.mul_(available), _unordered(threshold, scores.dtype))
+
+
+def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:
+    """The same of a single group on one CPU."""
+    wanted = float(amount)
+    place = scores.numel() - math.ceil(wanted)
+    if place == scores.numel():
+        return Taken(torch.zeros_like(available), scores.new_full((1,), torch.nan))
+    ordered = torch.where(available, scores, -torch.inf).flatten()
+    ordered.numpy().partition(place)  # NaN comes last
+    threshold = ordered[place] + 0.0  # -0 + 0 is 0
+    if threshold.isnan():
+        share = available & scores.isnan()
+    else:
+        share = (scores < threshold).logical_not_().logical_and_(available)  # with NaN
+    taken = share.count_nonzero()
+    if taken != wanted:
+        tied = share if threshold.isnan() else (scores == threshold) & available
+        number = tied.count_nonzero()
+        part = (wanted - (taken - number)) / number.double()
+        share = torch.where(tied, part, share.double())
+    return Taken(share, threshold[None])
+
+
+_DIGIT = 11  # bits per histogram
+
+
+def _of(per_group: Tensor, group: Tensor | None) -> Tensor:
+    return per_group[0] if group is None else per_group[group]
+
+
+def _at(entries: Tensor | None, here: Tensor) -> Tensor | None:
+    return None if entries is None else entries[here]
+
+
+def _ordered(scores: Tensor) -> Tensor:
+    """Integers as wide that order as the scores do; all zeros are equal, all NaN are equal and above infinity."""
+    plain = (scores + 0.0).masked_fill_(scores.isnan(), torch.nan)  # -0 + 0 is 0
+    return _flip_(plain.view(torch.int32 if scores.dtype == torch.float32 else torch.int64))
+
+
+def _unordered(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    return _flip_(keys).view(dtype)
+
+
+def _flip_(bits: Tensor) -> Tensor:
+    """All bits but the sign turned over where it is set, in place."""
+    limits = torch.iinfo(bits.dtype)
+    return bits.bitwise_xor_((bits >> (limits.bits - 1)).bitwise_and_(limits.max))
