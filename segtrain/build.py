@@ -35,6 +35,7 @@ from segtrain.losses.criterion import Criterion, as_criterion
 from segtrain.maker import Maker
 from segtrain.metrics.scores import scores_to_maximise
 from segtrain.optim import Encoder, parameter_groups
+from segtrain.own import import_own
 from segtrain.precision import Precision, fast_math, precision
 from segtrain.randomness import own_random_numbers, seed_everything
 from segtrain.registry import (
@@ -61,12 +62,7 @@ def register_components(modules: Sequence[str] = ()) -> None:
     for name in MODULES:
         importlib.import_module(name)
     for name in modules:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigError(
-                f"--import {name}: {error}; it has to be importable from here (see PYTHONPATH)"
-            ) from error
+        import_own(name)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,25 @@ from scipy import stats
 Scores = Mapping[str, Mapping[int, Mapping[str, float]]]  # variant → seed → metric → value
 
 _NAMES = {"val/miou": "**mIoU**", "val/boundary_iou_3px": "**boundary IoU, 3 px**", "val/top1": "**top-1**"}
+_TEX = {
+    **{letter: rf"\{letter}" for letter in "%&#_${}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "|": r"\textbar{}",
+    "<": "$<$",
+    ">": "$>$",
+}
+
+
+class Table(NamedTuple):
+    """In the marks of Markdown."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 class Row(NamedTuple):
@@ -56,19 +75,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Two tables: mean ± deviation of every variant, then the differences from the first with their intervals."""
-    variants = list(dict.fromkeys(row.variant for row in rows))
-    by_metric: dict[str, list[Row]] = {}
-    for row in rows:
-        by_metric.setdefault(row.metric, []).append(row)
-    runs = [max(row.runs for row in rows if row.variant == variant) for variant in variants]
-    heads = [f"{_cell(variant)} (n={n})" for variant, n in zip(variants, runs, strict=True)]
-    means = [[metric_name(metric), *map(_mean, of)] for metric, of in by_metric.items()]
-    text = _table(["", *heads], means)
-    if len(variants) > 1:
-        heads = [f"{_cell(variant)} − {_cell(variants[0])}" for variant in variants[1:]]
-        changes = [[metric_name(metric), *map(_change, of[1:])] for metric, of in by_metric.items()]
-        text += "\n" + _table(["", *heads], changes)
-    return text
+    return "\n".join(_table(*table) for table in _tables(rows))
+
+
+def latex(rows: Sequence[Row]) -> str:
+    """The same tables for a paper; they need the package booktabs."""
+    return "% \\usepackage{booktabs}\n" + "\n".join(_tabular(*table) for table in _tables(rows))
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -86,6 +98,19 @@ def to_csv(rows: Iterable[Row]) -> str:
 def metric_name(tag: str) -> str:
     """A metric as a table names it: a class by its name."""
     return _NAMES.get(tag) or _cell(tag.removeprefix("val/").removeprefix("iou/"))
+
+
+def _tables(rows: Sequence[Row]) -> list[Table]:
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    by_metric: dict[str, list[Row]] = {}
+    for row in rows:
+        by_metric.setdefault(row.metric, []).append(row)
+    runs = [max(row.runs for row in rows if row.variant == variant) for variant in variants]
+    heads = [f"{_cell(variant)} (n={n})" for variant, n in zip(variants, runs, strict=True)]
+    means = [[metric_name(metric), *map(_mean, of)] for metric, of in by_metric.items()]
+    changed = [f"{_cell(variant)} − {_cell(variants[0])}" for variant in variants[1:]]
+    changes = [[metric_name(metric), *map(_change, of[1:])] for metric, of in by_metric.items()]
+    return [Table(["", *heads], means), *([Table(["", *changed], changes)] if changed else [])]
 
 
 def _row(
@@ -126,3 +151,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["-" * max(3, width) for width in widths], *rows]
     padded = ([cell.ljust(max(3, width)) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in padded)
+
+
+def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first, *others = (" & ".join(map(_tex, cells)) + r" \\" for cells in (head, *rows))
+    inside = "\n".join([r"\toprule", first, r"\midrule", *others, r"\bottomrule"])
+    return f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}\n{inside}\n\\end{{tabular}}\n"
+
+
+def _tex(cell: str) -> str:
+    text = "".join(_TEX.get(letter, letter) for letter in cell.strip("*").replace("\\|", "|"))
+    return rf"\textbf{{{text}}}" if cell.startswith("**") else text

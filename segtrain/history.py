@@ -38,3 +38,12 @@ def steps(run: Path) -> list[dict[str, float]]:
         except (ValueError, TypeError, AttributeError):
             continue
     return found
+
+
+def trained_seconds(path: Path) -> float:
+    """Seconds spent in steps, whatever was between them: evaluations, and the time that a run lay still."""
+    seconds, before = 0.0, 0.0
+    for line in steps(path):
+        seconds += line.get("perf/step_s", 0.0) * (line["step"] - before)
+        before = line["step"]
+    return seconds

@@ -39,7 +39,7 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --run-dir") from error
-        self._lock()
+        self.lock("--run-dir")
         replace(self.path / "config.yaml", config.encode())
         replace(self.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
 
@@ -78,15 +78,19 @@ class RunDirectory:
             os.close(handle)
         return False
 
-    def _lock(self) -> None:
-        """Two processes must not write one run. A record lock ends with its process; forked workers do not have it."""
+    def lock(self, flag: str) -> None:
+        """Two processes must not write one run. A record lock ends with its process; forked workers do not have it.
+
+        Raises ConfigError that advises another `flag`.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
             raise ConfigError(
-                f"{self.path} is being written by another process; wait for its end, or choose another --run-dir"
+                f"{self.path} is being written by another process; wait for its end, or choose another {flag}"
             ) from error
         weakref.finalize(self, os.close, handle)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segtrain.comparison import compare, interval, markdown, to_csv
+from segtrain.comparison import compare, interval, latex, markdown, to_csv
 
 A = {0: {"val/miou": 0.5, "val/iou/a|b": 0.2}, 1: {"val/miou": 0.6, "val/iou/a|b": 0.3}, 2: {"val/miou": 0.7}}
 B = {0: {"val/miou": 0.52, "val/iou/a|b": 0.1}, 1: {"val/miou": 0.63, "val/iou/a|b": 0.3}, 2: {"val/miou": 0.71}}
@@ -46,6 +46,16 @@ def test_the_tables_say_mean_deviation_difference_and_interval_and_mark_what_is_
     assert "**+0.051 [+0.049, +0.053]**" in text
     assert "a\\|b" in text
     assert len({line.count(" | ") for line in text.split("\n\n")[0].splitlines()}) == 1
+
+
+def test_the_tables_for_a_paper_are_the_same_ones_in_latex():
+    close = {seed: {"val/miou": one["val/miou"] + 0.05 + 0.001 * seed} for seed, one in A.items()}
+    text = latex(compare({"A": A, "p_5 %": close}))
+    assert r"\textbf{mIoU} & 0.600 $\pm$ 0.100 & 0.651 $\pm$ 0.101 \\" in text
+    assert r"\textbf{mIoU} & \textbf{+0.051 [+0.049, +0.053]} \\" in text
+    assert r"p\_5 \% $-$ A \\" in text
+    assert r"a\textbar{}b & " in text
+    assert text.count(r"\begin{tabular}{lc}") == text.count(r"\begin{tabular}{lcc}") == 1
 
 
 def test_the_csv_holds_the_same_numbers_and_nothing_where_one_is_unknown():

@@ -16,6 +16,7 @@ FLOORS = {
     "distributed": 0,
     "largest": 0,
     "errors": 0,
+    "own": 0,
     "writing": 0,
     "precision": 0,
     "memory": 0,

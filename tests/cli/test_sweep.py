@@ -14,6 +14,7 @@ import pytest
 from segtrain.build import register_components
 from segtrain.cli.sweep import main
 from segtrain.cli.sweep.sweeping import Sweep, planned
+from segtrain.cli.train import main as train
 from segtrain.config import load
 from segtrain.run import RunDirectory
 
@@ -61,6 +62,9 @@ def test_runs_are_compared_kept_and_a_failed_one_does_not_stop_the_rest(sweep, c
     scores = [[_miou(sweep, variant, seed) for seed in (0, 1)] for variant in ("mined", "plain")]
     assert miou["differences"] == pytest.approx([b - a for a, b in zip(*scores, strict=True)])
     with open(sweep / "out" / "runs.csv") as file:
+        assert all(float(row["hours_in_steps"]) > 0 for row in csv.DictReader(file))
+    assert r"\textbf{mIoU}" in (sweep / "out" / "sweep.tex").read_text()
+    with open(sweep / "out" / "runs.csv") as file:
         assert [float(row["val/miou"]) for row in csv.DictReader(file) if row["variant"] == "mined"] == scores[0]
     assert "4 of 4 runs" in (sweep / "out" / "sweep.md").read_text()
     assert "boundary IoU" in (sweep / "out" / "sweep.svg").read_text()
@@ -69,6 +73,50 @@ def test_runs_are_compared_kept_and_a_failed_one_does_not_stop_the_rest(sweep, c
 def _miou(folder, variant, seed):
     with open(folder / "out" / variant / f"seed-{seed}" / "metrics.csv") as file:
         return float(list(csv.DictReader(file))[-1]["val_ema/miou"])  # the average decides in tiny.yaml
+
+
+@pytest.mark.slow
+def test_a_mistake_that_two_runs_have_made_is_not_made_by_the_rest(sweep, capsys):
+    assert main([*FLAGS, "overrides=[validate.monitor=val/miuo]"]) == 1, "only building a run finds it"
+    told = capsys.readouterr().out
+    assert told.count("FAILED") == 2
+    assert told.count("did you mean 'val/miou'?") == 2
+    assert "2 more runs would end alike and are left out" in told
+
+
+def test_one_sweep_at_a_time_works_in_a_folder(sweep, capsys):
+    (sweep / "out").mkdir()
+    hold = "from segtrain.run import RunDirectory as R; from pathlib import Path; r = R(Path('out')); r.lock('--out')"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; print('held', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "held\n"
+    assert main(FLAGS) == 2
+    assert (
+        "out is being written by another process; wait for its end, or choose another --out" in capsys.readouterr().err
+    )
+    other.communicate("\n", timeout=60)
+
+
+def test_a_mistake_in_what_all_variants_share_is_told_once(sweep, capsys):
+    assert main([*FLAGS, "overrides=[train.stepz=2]"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("unknown key 'train.stepz'") == 1
+    assert "variant" not in told
+    assert main([*FLAGS, "variants={a: [], b: [train.stepz=1], c: [train.stepz=1]}"]) == 2
+    assert "variants 'b', 'c': override 'train.stepz=1'" in capsys.readouterr().err
+
+
+def test_a_sweep_and_a_configuration_taken_for_each_other_are_told_apart(sweep, capsys):
+    assert main(["--config", str(ROOT / "tests" / "tiny.yaml")]) == 2
+    assert "is a configuration, not a sweep" in capsys.readouterr().err
+    assert train(["--config", "sweep.yaml"]) == 2
+    assert capsys.readouterr().err.endswith("to train all its runs: segtrain sweep --config sweep.yaml\n")
+    assert main([*FLAGS, "train.steps=3"]) == 2
+    assert "overrides=[train.steps=400]" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -107,6 +155,8 @@ def test_mistakes_in_the_file_are_told_with_their_place(sweep, capsys):
     assert "the variant 'a/b' names a folder" in capsys.readouterr().err
     assert main([*FLAGS, "variants={a: []}"]) == 2
     assert "a seed stands twice" in capsys.readouterr().err
+    assert main([*FLAGS, "variants={p 1: [], p_1: []}", "seeds=[0]"]) == 2
+    assert "'p 1' and 'p_1' would write to one folder" in capsys.readouterr().err
     assert main([*FLAGS, "variants={a: []}", "seeds=[0]"]) == 2
     assert "'x.yaml' does not exist" in capsys.readouterr().err
 

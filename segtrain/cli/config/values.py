@@ -13,10 +13,9 @@ from segtrain.build import register_components
 from segtrain.cli.common import USAGE
 from segtrain.cli.config.files import meant
 from segtrain.cli.runs.tables import leaves
-from segtrain.cli.sweep.sweeping import Sweep, planned
+from segtrain.cli.sweep.sweeping import Sweep, is_sweep, planned
 from segtrain.cli.tables import aligned
 from segtrain.config import Source, load
-from segtrain.config.reader import read
 from segtrain.config.reference import as_json, look_up, markdown
 from segtrain.config.writer import one_line, plain_config
 from segtrain.errors import ConfigError
@@ -99,7 +98,7 @@ def check(args: argparse.Namespace) -> int:
 
 def _checked(path: Path, overrides: list[str]) -> str:
     """What to say of a file that has no mistake. Raises ConfigError with all that it has."""
-    if not _is_sweep(path):
+    if not is_sweep(path):
         load(path, overrides)
         return ""
     sweep, source = load(path, overrides, schema=Sweep)
@@ -109,12 +108,7 @@ def _checked(path: Path, overrides: list[str]) -> str:
 
 def _loaded(path: Path, overrides: Sequence[str] = ()) -> tuple[Any, Source]:
     """A configuration, or a sweep."""
-    return load(path, overrides, schema=Sweep) if _is_sweep(path) else load(path, overrides)
-
-
-def _is_sweep(path: Path) -> bool:
-    root = read(path).value
-    return isinstance(root, dict) and "variants" in root
+    return load(path, overrides, schema=Sweep) if is_sweep(path) else load(path, overrides)
 
 
 def diff(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import yaml
 from segtrain import kept, shards, svg
 from segtrain.cli.tables import aligned
 from segtrain.errors import ConfigError, did_you_mean
-from segtrain.history import evaluations, steps
+from segtrain.history import evaluations, steps, trained_seconds
 from segtrain.run import RunDirectory
 from segtrain.writing import replace
 
@@ -154,15 +154,6 @@ def summary(path: Path) -> dict[str, Any]:
         "time": status.get("time", ""),
         "error": status.get("error", ""),
     }
-
-
-def trained_seconds(path: Path) -> float:
-    """Seconds spent in steps, whatever was between them: evaluations, and the time that a run lay still."""
-    seconds, before = 0.0, 0.0
-    for line in steps(path):
-        seconds += line.get("perf/step_s", 0.0) * (line["step"] - before)
-        before = line["step"]
-    return seconds
 
 
 def points(path: Path, tag: str) -> list[tuple[float, float]]:

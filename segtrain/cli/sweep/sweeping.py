@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +24,18 @@ from pydantic import Field
 
 from segtrain import svg
 from segtrain.build import register_components
-from segtrain.comparison import Row, compare, markdown, metric_name, to_csv
-from segtrain.config import load
+from segtrain.cli.common import USAGE
+from segtrain.comparison import Row, compare, latex, markdown, metric_name, to_csv
+from segtrain.config import Source, load
+from segtrain.config.reader import read
 from segtrain.config.writer import to_yaml
 from segtrain.errors import ConfigError
-from segtrain.history import deciding, evaluations
+from segtrain.history import deciding, evaluations, trained_seconds
 from segtrain.run import RunDirectory
 from segtrain.writing import replace
 
 _POLL_S = 0.2
+SHOWN = 8  # lines of what a failed run said
 # other criteria have other losses, and accuracies say little beside the IoU
 _LEFT_OUT = ("val/loss", "val/nll", "val/acc/", "val/macc", "val/aacc", "val/fwiou")
 _NAME = re.compile(r"\w[\w .,+=%-]*")
@@ -53,8 +56,16 @@ class Sweep:
         for name in self.variants:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"the variant {name!r} names a folder; allowed: letters, digits, spaces and .,+=%-")
+        folders: dict[str, str] = {}
+        for name in self.variants:
+            if (other := folders.setdefault(_folder(name), name)) != name:
+                raise ValueError(f"the variants {other!r} and {name!r} would write to one folder; rename one of them")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"a seed stands twice in {list(self.seeds)}")
+
+
+def _folder(variant: str) -> str:
+    return variant.replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -93,40 +104,72 @@ class Run:
 def run(args: argparse.Namespace) -> int:
     """All runs, then the comparison; returns the exit code."""
     register_components(args.modules)
-    sweep, source = load(args.config, args.overrides, schema=Sweep)
+    sweep, source = read_sweep(args.config, args.overrides)
     out = args.out or Path("runs/sweeps") / source.path.stem
     runs = planned(sweep, source.path.parent / sweep.config, out)
     say = Report(runs, out, source.path, quiet=args.json)
     runner = Runner(args, say)
+    folder = RunDirectory(out)  # held to the end: two sweeps would find each other's runs in their way
+    folder.lock("--out")
     with runner.stoppable():
         failed = runner.work([one for one in runs if not one.finished()], devices(args.device))
     rows = say.write()
     if args.json:
         print(json.dumps({"out": str(out), "failed": [str(one) for one in failed], "rows": _plain(rows)}))
     elif rows:
-        print(f"\n{markdown(rows)}\nwritten to {out}: sweep.md, sweep.svg, comparison.csv, runs.csv")
+        print(f"\n{markdown(rows)}\nwritten to {out}: sweep.md, sweep.tex, sweep.svg, comparison.csv, runs.csv")
     if runner.stopped:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 128 + runner.stopped
     return 1 if failed else 0
 
 
+def read_sweep(path: Path, overrides: Sequence[str]) -> tuple[Sweep, Source]:
+    """The sweep; of a file that is a configuration, or a change that belongs to the runs, what to write instead."""
+    try:
+        return load(path, overrides, schema=Sweep)
+    except ConfigError as error:
+        if not is_sweep(path):
+            raise ConfigError(
+                f"{path} is a configuration, not a sweep, which has config, seeds and variants (--help shows one); "
+                f"to train it: segtrain train --config {path}"
+            ) from error
+        ours = tuple(f"override '{key}" for key in ("config", "overrides", "seeds", "variants"))
+        if any(one.startswith("override '") and not one.startswith(ours) for one in error.messages):
+            error.add("what all runs of a sweep shall have belongs into its overrides: overrides=[train.steps=400]")
+        raise
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file is a sweep rather than a configuration. Raises ConfigError if it cannot be read."""
+    root = read(path).value
+    return isinstance(root, dict) and "variants" in root
+
+
 def planned(sweep: Sweep, config: Path, out: Path) -> list[Run]:
     """All runs, seed by seed: an unfinished sweep compares like with like. Raises ConfigError for all variants."""
-    runs, problems = list[Run](), list[str]()
+    runs, problems = list[Run](), dict[str, set[str]]()
     for seed in sweep.seeds:
         for name, changes in sweep.variants.items():
             overrides = (*sweep.overrides, *changes, f"seed={seed}")
             try:
                 resolved = to_yaml(load(config, overrides)[0])
             except ConfigError as error:
-                problems += [f"variant '{name}': {message}" for message in error.messages]
+                for message in error.messages:
+                    problems.setdefault(message, set()).add(name)
                 continue
-            folder = out / name.replace(" ", "_") / f"seed-{seed}"
+            folder = out / _folder(name) / f"seed-{seed}"
             runs.append(Run(name, seed, folder, config, overrides, resolved))
     if problems:
-        raise ConfigError(*dict.fromkeys(problems))
+        raise ConfigError(*(_of_variants(message, of, sweep) for message, of in problems.items()))
     return runs
+
+
+def _of_variants(message: str, of: Collection[str], sweep: Sweep) -> str:
+    """What all variants have in common is told once, and not as the fault of one of them."""
+    if len(of) == len(sweep.variants):
+        return message
+    return f"variant{'s' * (len(of) > 1)} {', '.join(repr(name) for name in sweep.variants if name in of)}: {message}"
 
 
 def devices(asked: str) -> list[str]:
@@ -160,8 +203,11 @@ class Report:
             "with 95 % t-intervals; bold where the interval leaves out 0 (each by itself: of many comparisons some "
             "will by chance).\n"
         )
-        page = f"{title}\n{words}\n{markdown(rows)}\n![differences](sweep.svg)\n"
+        hours = sum(trained_seconds(one.folder) for one in done) / 3600
+        spent = f"{hours:.2f} hours in steps, all runs together; of each run: runs.csv.\n"
+        page = f"{title}\n{words}\n{markdown(rows)}\n![differences](sweep.svg)\n\n{spent}"
         replace(self.out / "sweep.md", page.encode())
+        replace(self.out / "sweep.tex", latex(rows).encode())
         replace(self.out / "sweep.svg", plot(rows).encode())
         replace(self.out / "comparison.csv", to_csv(rows).encode())
         replace(self.out / "runs.csv", _runs_csv(done).encode())
@@ -186,6 +232,7 @@ class Runner:
         self.args, self.say = args, say
         self.stopped = 0  # the signal
         self.running: dict[str, tuple[Run, subprocess.Popen[bytes], float]] = {}
+        self.mistakes: dict[str, list[str]] = {}  # what runs said that ended for a mistake of the user: their variants
 
     def work(self, runs: Sequence[Run], devices: Sequence[str]) -> list[Run]:
         """Train them all; returns those that failed, which do not keep the others from being trained."""
@@ -207,6 +254,11 @@ class Runner:
                 spent.append(time.monotonic() - began)
                 left = (len(waiting) + len(self.running)) * sum(spent) / len(spent) / len(devices)
                 self.ended(one, process.returncode, failed, spent[-1], left)
+                alike = [other for other in waiting if self.would_end_alike(other)]
+                if alike:
+                    waiting = [other for other in waiting if other not in alike]
+                    failed += alike
+                    self.say(f"       {len(alike)} more runs would end alike and are left out")
         return failed
 
     def start(self, one: Run, device: str) -> None:
@@ -229,8 +281,17 @@ class Runner:
             self.say.write()
             return
         failed.append(one)
-        words = one.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
-        self.say(f"FAILED {one}: exit code {code}, see {one.log}\n       {words[-1]}")
+        lines = one.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+        words = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+        if code == USAGE:
+            self.mistakes.setdefault("\n".join(words), []).append(one.variant)
+        if any(line.startswith("error: cannot resume with another") for line in words):
+            words[-1] = f"{one.folder} was begun otherwise: give the changed variant a name of its own, or choose --out"
+        self.say("\n       ".join([f"FAILED {one}: exit code {code}, see {one.log}", *words[:SHOWN]]))
+
+    def would_end_alike(self, one: Run) -> bool:
+        """Whether two runs ended with the same mistake: both of this variant, or of two, so that all have it."""
+        return any(len(of) > 1 and (len(set(of)) > 1 or one.variant in of) for of in self.mistakes.values())
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
@@ -261,7 +322,9 @@ def _runs_csv(runs: Sequence[Run]) -> str:
     scores = {one: one.scores() for one in runs}
     tags = list(dict.fromkeys(tag for values in scores.values() for tag in values))
     text = io.StringIO()
-    table = csv.DictWriter(text, ["variant", "seed", *tags], lineterminator="\n")
+    table = csv.DictWriter(text, ["variant", "seed", *tags, "hours_in_steps"], lineterminator="\n")
     table.writeheader()
-    table.writerows({"variant": one.variant, "seed": one.seed, **values} for one, values in scores.items())
+    for one, values in scores.items():
+        hours = round(trained_seconds(one.folder) / 3600, 5)
+        table.writerow({"variant": one.variant, "seed": one.seed, **values, "hours_in_steps": hours})
     return text.getvalue()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from segtrain import checkpoint, distributed
 from segtrain.build import Built, Limits, build, register_components
 from segtrain.cli.common import remarks
 from segtrain.cli.config.files import meant
+from segtrain.cli.sweep.sweeping import is_sweep
 from segtrain.cli.train.banner import banner
 from segtrain.cli.train.job import Job, made_from
 from segtrain.config import Config, Source, load
@@ -26,7 +28,7 @@ QUICK_CHECK = 64  # label files looked at before every run
 def train(args: argparse.Namespace) -> int:
     """The whole job; returns the exit code."""
     register_components(args.modules)
-    config, source = load(config_path(args), args.overrides)
+    config, source = read_config(config_path(args), args.overrides)
     device = distributed.start(args.device, timeout_s=config.train.process_group_timeout)
     start = chosen(args, config, source)
     notes: list[str] = []
@@ -68,6 +70,16 @@ def config_path(args: argparse.Namespace) -> Path:
     if not path.exists():
         raise ConfigError(f"--resume {args.resume}: there is no {path}; give --config")
     return path
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> tuple[Config, Source]:
+    """The configuration; of a file that is a sweep, the command for it."""
+    try:
+        return load(path, overrides)
+    except ConfigError as error:
+        if is_sweep(path):
+            raise ConfigError(f"{path} is a sweep; to train all its runs: segtrain sweep --config {path}") from error
+        raise
 
 
 def check(built: Built, *, everything: bool) -> str:

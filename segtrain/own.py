@@ -1,0 +1,48 @@
+"""Modules of a user's own, which --import names; what they register can be used from then on."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from segtrain.errors import ConfigError
+
+
+def import_own(name: str) -> None:
+    """Import a module by its name, looked up in the current folder too, or a file by its path (mine.py).
+
+    Raises ConfigError if it is not found, or with the line in which it fails.
+    """
+    file = Path(name).resolve() if name.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise ConfigError(f"--import {name}: there is no such file below {os.getcwd()}")
+    folder = str(file.parent) if file is not None else os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: what lies there by chance hides nothing that is installed
+    module = file.stem if file is not None else name
+    try:
+        found = importlib.import_module(module).__file__
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"--import {name}: {error}; it has to be importable from here (see PYTHONPATH), or name its file"
+            ) from error
+        raise ConfigError(f"--import {name}: {error}{_place(error)}") from error
+    except SyntaxError as error:
+        where = f" ({error.filename}:{error.lineno})" if error.filename else ""
+        raise ConfigError(f"--import {name}: {type(error).__name__}: {error.msg}{where}") from error
+    except Exception as error:
+        raise ConfigError(f"--import {name}: {type(error).__name__}: {error}{_place(error)}") from error
+    if file is not None and (found is None or Path(found).resolve() != file):
+        raise ConfigError(f"--import {name}: another module is called {module} as well ({found}); rename the file")
+
+
+def _place(error: Exception) -> str:
+    """The line outside of the import system and of this package that was reached last."""
+    here = str(Path(__file__).parent)
+    lines = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(("<", here))]
+    lines = [one for one in lines if one.filename != importlib.__file__]
+    return f" (raised at {lines[-1].filename}:{lines[-1].lineno})" if lines else ""
