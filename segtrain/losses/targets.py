@@ -66,7 +66,10 @@ def read_labels(logits: Tensor, target: Tensor, num_classes: int, weight: Tensor
 def labels_of_block(
     target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
 ) -> Labels:
-    """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them."""
+    """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them.
+
+    If not, `spoiled` is a single 1.
+    """
     valid = not_ignored(target, ignore_index)
     safe = torch.where(valid, target, 0)
     lowest, highest = safe.aminmax()
@@ -147,7 +150,7 @@ def check_shapes(logits: Shaped, target: Tensor) -> None:
 
 
 def check_target(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ValueError naming the labels that are neither classes nor ignored, and how many. Asks the host."""
+    """Raise ValueError naming the labels [B, *] that are neither classes nor ignored, and how many. Asks the host."""
     labels = target.long()
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if bool(wrong.any()):
