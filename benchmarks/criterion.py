@@ -6,10 +6,16 @@
     python benchmarks/criterion.py --device cuda --amp bf16
 
 All variants take turns in one process, so that whatever else the machine does meets all of them alike; the numbers are
-medians and their ratios. `--network` times them in a step of FPN-ResNet18 (512 x 512, without the optimizer). With
-`--clock cpu` they are processor time of the thread, which work beside it disturbs less. Memory is the peak of what a
-variant allocates beside logits and target. `nnunetv2` takes part if it is installed (`pip install --no-deps nnunetv2`
-is enough); the mining losses of other frameworks are in no package that installs beside a current torch.
+medians and their ratios. A variant that fails says so, and the others go on. `--network` times them in a step of
+FPN-ResNet18 (512 x 512, without the optimizer). With `--clock cpu` they are processor time of the thread, which work
+beside it disturbs less. Memory is the peak of what a variant allocates beside logits and target. `nnunetv2` takes part
+if it is installed (`pip install --no-deps nnunetv2` is enough); the mining losses of other frameworks are in no package
+that installs beside a current torch.
+
+On a GPU the time is that between two events while the host runs ahead, as it does in training; `--clock wall` has the
+host's part too. `floor` is how many times the least it takes: logits read twice and their gradient written, less the
+sectors of 32 bytes without a mined pixel, which backward need not read; and per pixel its label twice and four numbers
+of 4 bytes; all at the speed at which this device copies memory.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -43,6 +50,11 @@ SHAPES = {
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Loss = Callable[[Logits, Tensor], Tensor]
 FACTOR = 4
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "cpu": time.thread_time,
+    "device": time.perf_counter,  # a GPU is asked for its own
+}
 
 
 def main() -> None:
@@ -53,20 +65,25 @@ def main() -> None:
     p.add_argument("--compile", action="store_true", help="also torch.compile of the eager loss (needs a compiler)")
     p.add_argument("--upsample", action="store_true", help=f"logits at 1/{FACTOR} of the size, upsampled for the loss")
     p.add_argument("--network", action="store_true", help="forward and backward of FPN-ResNet18 with the losses")
-    p.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    p.add_argument("--clock", choices=list(CLOCKS), help="wall on a CPU, device on a GPU, where not given")
+    p.add_argument("--shrink", type=int, default=1, metavar="N", help="images of 1/N the size along both axes: to try")
     p.add_argument("--classes", type=int, nargs="*", help="only the shapes with these numbers of classes")
     args = p.parse_args()
+    args.clock = args.clock or ("device" if args.device == "cuda" else "wall")
+    args.bandwidth = bandwidth(args.device) if args.device == "cuda" else None
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()}, {_cpu()}"
     allocator = "transparent huge pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else "default allocator"
     print(
         f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {allocator}, amp {args.amp}, "
-        f"{date.today()}; medians of {args.runs}, {args.clock} time\n"
+        f"{date.today()}; medians of {args.runs}, {args.clock} time"
+        + (f", memory at {args.bandwidth / 1e12:.2f} TB/s\n" if args.bandwidth else "\n")
     )
     if args.network:
         step_of_network(args)
         return
-    print("| logits | p | variant | ms | ratio | extra MiB | ratio |\n|---|---|---|---|---|---|---|")
-    for shape in SHAPES[args.device]:
+    print("| logits | p | variant | ms | ratio | floor | extra MiB | ratio |\n|---|---|---|---|---|---|---|---|")
+    for batch, classes, height, width in SHAPES[args.device]:
+        shape = (batch, classes, height // args.shrink, width // args.shrink)
         for top_p in (0.15, 1.0):
             if not args.classes or shape[1] in args.classes:
                 losses = variants(shape[1], top_p, args.device, args.compile)
@@ -131,23 +148,58 @@ def report(shape: tuple[int, ...], top_p: float, args: argparse.Namespace, losse
             value = loss(Upsampled(logits, size, size, True) if args.upsample else logits, target)
         value.backward()
 
-    steps = {name: partial(step, loss) for name, loss in losses.items()}
-    times: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(args.runs + 1):
-        for name, run in steps.items():
-            times[name].append(clocked(run, device, time.thread_time if args.clock == "cpu" else time.perf_counter))
+    names, times = list(losses), take_turns({name: partial(step, loss) for name, loss in losses.items()}, args)
     peaks = {}
-    for name, run in steps.items():
+    for name in times:
         logits.grad = None
-        peaks[name] = peak(run, device)
-    medians = {name: statistics.median(one[1:]) for name, one in times.items()}
-    first = next(iter(losses))
-    for name in losses:
+        peaks[name] = peak(partial(step, losses[name]), device)
+    medians = {name: statistics.median(one) for name, one in times.items()}
+    least = None if args.bandwidth is None else floor(logits, target, top_p, args) / args.bandwidth
+    for name in names:
+        start = f"| {' x '.join(map(str, shape))} | {top_p:g} | {name} |"
+        if name not in times:
+            print(f"{start} failed | | | | |")
+            continue
+        ratio = f"{medians[names[0]] / medians[name]:.2f}" if names[0] in times else ""
+        share = f"{peaks[name] / peaks[names[0]]:.2f}" if names[0] in times else ""
+        above = "" if least is None else f"{medians[name] / least:.2f}"
         print(
-            f"| {' x '.join(map(str, shape))} | {top_p:g} | {name} | {1e3 * medians[name]:.1f} "
-            f"| {medians[first] / medians[name]:.2f} | {peaks[name] / 2**20:.0f} | {peaks[name] / peaks[first]:.2f} |",
-            flush=True,
+            f"{start} {1e3 * medians[name]:.3f} | {ratio} | {above} | {peaks[name] / 2**20:.0f} | {share} |", flush=True
         )
+
+
+def floor(logits: Tensor, target: Tensor, top_p: float, args: argparse.Namespace) -> float:
+    """The bytes that no implementation can do without."""
+    per_pixel = target.numel() * (2 * target.element_size() + 16)
+    logit_bytes = logits.numel() * logits.element_size()
+    if args.upsample or top_p == 1:
+        return 3 * logit_bytes + per_pixel
+    with torch.no_grad():
+        losses = torch.cat([
+            F.cross_entropy(one[None].float(), label[None], ignore_index=255, reduction="none")
+            for one, label in zip(logits, target, strict=True)
+        ])  # fmt: skip
+        k = max(1, int(top_p * int((target != 255).sum())))
+        hard = losses >= losses.flatten().topk(k).values[-1]
+        sector = 32 // logits.element_size()
+        read = hard.flatten()[: hard.numel() // sector * sector].view(-1, sector).any(1).float().mean()
+    return (2 + float(read)) * logit_bytes + per_pixel
+
+
+def take_turns(runs: dict[str, Callable[[], None]], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each run but the first of each; what fails is left out."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.runs + 1):
+        for name in list(times):
+            try:
+                seconds = clocked(runs[name], args.device, args.clock)
+            except Exception as error:  # the others are measured all the same
+                print(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+                del times[name]
+                continue
+            if turn:
+                times[name].append(seconds)
+    return times
 
 
 def step_of_network(args: argparse.Namespace) -> None:
@@ -168,25 +220,40 @@ def step_of_network(args: argparse.Namespace) -> None:
         value.backward()
 
     names = ["eager mean CE", "eager CE, topk, mean", "segtrain, mined", "segtrain, mean CE"]
-    clock = time.thread_time if args.clock == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(args.runs + 1):
-        for name in names:
-            times[name].append(clocked(partial(step, name), args.device, clock))
+    times = take_turns({name: partial(step, name) for name in names}, args)
     print("| loss of the step | ms | ratio |\n|---|---|---|")
-    for name in names:
-        ratio = statistics.median(one / other for one, other in zip(times[names[0]][1:], times[name][1:], strict=True))
-        print(f"| {name} | {1e3 * statistics.median(times[name][1:]):.0f} | {ratio:.3f} |")
+    for name, seconds in times.items():
+        pairs = zip(times.get(names[0], seconds), seconds, strict=True)
+        ratio = statistics.median(one / other for one, other in pairs)
+        print(f"| {name} | {1e3 * statistics.median(seconds):.1f} | {ratio:.3f} |")
 
 
-def clocked(run: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
+def clocked(run: Callable[[], None], device: str, clock: str) -> float:
+    """Seconds of a run."""
+    if clock == "device":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        torch.cuda._sleep(20_000_000)  # some 10 ms in which the host gets ahead
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
     if device == "cuda":
         torch.cuda.synchronize()
-    start = clock()
+    began = CLOCKS[clock]()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return clock() - start
+    return CLOCKS[clock]() - began
+
+
+def bandwidth(device: str) -> float:
+    """Bytes per second of copying, read and written."""
+    one = torch.empty(1 << 28, device=device)
+    other = torch.empty_like(one)
+    seconds = [clocked(lambda: other.copy_(one), device, "device") for _ in range(9)]
+    return 2 * one.numel() * one.element_size() / statistics.median(seconds)
 
 
 def peak(run: Callable[[], None], device: str) -> int:

@@ -229,7 +229,8 @@ class Mined(nn.Module):
 
     `loss` is one of the modules above, anything that returns a LossMap, or a function of (inputs, targets) that returns
     one value per target, as torch's losses do with reduction="none" (then `ignore_index` says what does not count).
-    Without an `iteration` it counts its own calls in training mode, the first is 0; the count is in `state_dict`.
+    With a warm-up and without an `iteration` it counts its own calls in training mode, the first is 0; the count is in
+    `state_dict`.
     `last` holds the statistics of the last call.
     """
 
@@ -255,13 +256,14 @@ class Mined(nn.Module):
         self._settings = {"p": p, "warmup": warmup, "reduction": reduction, "scope": scope}
         self._settings |= {"skip_hardest": skip_hardest, "min_per_class": min_per_class}
         self.iteration = 0
+        self._counts = callable(warmup) or warmup > 0  # torch.compile starts over at each new count
         self.last: Statistics | None = None
 
     def forward(self, inputs: Tensor, targets: Tensor, iteration: int | None = None) -> Tensor:
         now = self.iteration if iteration is None else iteration
         losses = self._map(inputs, targets)
         value, self.last = mine(losses, inputs, targets, now, self.rule, self.reduction, training=self.training)
-        if iteration is None and self.training:
+        if self._counts and iteration is None and self.training:
             self.iteration += 1
         return value
 

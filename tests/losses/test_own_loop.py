@@ -79,3 +79,20 @@ def test_pos_weight_is_what_torch_takes(weight):
     torch.testing.assert_close(L.BootstrappedBCEWithLogits(1.0, pos_weight=weight)(inputs, target), expected)
     with pytest.raises(ValueError, match="pos_weight has 3 entries"):
         L.BCEWithLogitsLoss(pos_weight=torch.ones(3))(inputs, target)
+
+
+@pytest.mark.parametrize("iterations", [[None] * 6, list(range(6))])
+def test_compiling_does_not_start_over_at_every_step(iterations):
+    inputs, target = batch()
+    graphs = []
+
+    def counting(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    criterion = L.BootstrappedCrossEntropy(0.25, warmup=-1 if iterations[0] is None else 3)
+    compiled = torch.compile(criterion, backend=counting)
+    for iteration in iterations:
+        compiled(inputs, target, iteration=iteration)
+    assert len(graphs) <= 4  # the iteration 0, any other, and both sides of the warm-up
