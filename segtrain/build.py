@@ -55,7 +55,7 @@ MODULES = ("segtrain.schedule", "segtrain.optim")
 
 
 def register_components(modules: Sequence[str] = ()) -> None:
-    """Fill the registries: with what comes along, then with a user's own modules."""
+    """Fill the registries: with what comes along, then with a user's own modules. Raises ConfigError."""
     for package in PACKAGES:
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)

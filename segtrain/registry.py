@@ -24,7 +24,7 @@ class Registry:
         self._factories: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[Factory], Factory]:
-        """Decorator: makes the factory known as `name`. A name is given once."""
+        """Decorator: makes the factory known as `name`. A name is given once; ValueError for a second time."""
 
         def add(factory: Factory) -> Factory:
             if name in self:

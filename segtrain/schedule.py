@@ -66,7 +66,10 @@ def cosine(run: int = 0, *, start: Steps = 0, end: Steps | None = None) -> Sched
 
 @SCHEDULES.register("poly")
 def poly(run: int = 0, *, power: float = 0.9, start: Steps = 0, end: Steps | None = None) -> Schedule:
-    """1 - (1 - t)^power with t the share of the way from `start` to `end`: as a learning rate, the "poly" decay."""
+    """1 - (1 - t)^power with t the share of the way from `start` to `end`: as a learning rate, the "poly" decay.
+
+    ValueError unless `power` > 0.
+    """
     last = run if end is None else end
     check_span(start, last)
     if power <= 0:

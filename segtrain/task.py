@@ -28,6 +28,7 @@ class Task:
 
     @property
     def num_classes(self) -> int:
+        """K, without what is ignored."""
         return len(self.classes)
 
     def channels(self, link: Link) -> int:

@@ -28,20 +28,25 @@ class Upsampled(NamedTuple):
 
     @property
     def shape(self) -> torch.Size:
+        """[B, C, H, W] of the logits that it stands for."""
         return torch.Size((*self.low.shape[:2], *self.size))
 
     @property
     def dtype(self) -> torch.dtype:
+        """As of a tensor."""
         return self.low.dtype
 
     @property
     def device(self) -> torch.device:
+        """As of a tensor."""
         return self.low.device
 
     def dim(self) -> int:
+        """As of a tensor: 4."""
         return 4
 
     def detach(self) -> Upsampled:
+        """As of a tensor: the same without a gradient."""
         return self._replace(low=self.low.detach())
 
     def full(self) -> Tensor:
@@ -116,7 +121,7 @@ def taps(low: int, full: int, size: int, align_corners: bool, like: Tensor) -> T
 
 
 def full_resolution(logits: Logits) -> Tensor:
-    """The logits as one tensor."""
+    """The logits [B, C, *] as one tensor."""
     return logits.full() if isinstance(logits, Upsampled) else logits
 
 

@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = ("segtrain", "configs", "docs", "tests", "benchmarks", "tools", ".ci")
 PARTS = ("segtrain", "configs", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 
@@ -42,3 +44,21 @@ def test_a_wheel_holds_the_types_and_the_configurations_which_the_installed_comm
     assert result.returncode == 0, result.stderr
     assert {path.name for path in elsewhere.iterdir()} == {"mining_scenes.yaml", "bootstrap.yaml"}
     assert f"# {installed}/segtrain/configs/camvid.yaml:6" in result.stdout
+
+
+def test_a_source_distribution_holds_everything_that_its_tests_read(tmp_path):
+    tree, archives = tmp_path / "tree", tmp_path / "archives"
+    archives.mkdir()
+    waste = shutil.ignore_patterns(
+        "__pycache__", "*.egg-info", "build", "dist", ".git", ".*_cache", ".hypothesis", ".venv"
+    )
+    shutil.copytree(ROOT, tree, ignore=waste)
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, archives], cwd=tree, capture_output=True, check=True)
+    (archive,) = archives.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {name.partition("/")[2] for name in file.getnames()}
+    needed = {
+        path.relative_to(tree).as_posix() for name in FOLDERS for path in (tree / name).rglob("*") if path.is_file()
+    }
+    assert {*needed, "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "setup.py"} <= held

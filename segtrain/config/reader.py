@@ -31,7 +31,7 @@ class Source:
     _root: Node
 
     def where(self, path: str) -> str:
-        """The place of a value, "configs/x.yaml:14:3" or an override; of a default, the place of what it belongs to."""
+        """The place of a value, "configs/ce.yaml:4:3" or an override; of a default, the place of what it belongs to."""
         return str(self._nearest(path)[0].mark)
 
     def origin(self, path: str) -> Mark | None:

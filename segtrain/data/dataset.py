@@ -10,13 +10,20 @@ from segtrain.task import Kind, Sample
 
 
 class Dataset(Protocol):
-    """Samples by index: decoded, in train ids, not augmented. Reading one twice gives the same."""
+    """Samples by index: decoded, in train ids, not augmented. Reading one twice gives the same.
+
+    `len()` and `[index]` as of a sequence; DataError for a file that cannot be read, with its path.
+    """
 
     @property
-    def labels(self) -> LabelSpec: ...
+    def labels(self) -> LabelSpec:
+        """The classes, and what decides which of them a raw value is."""
+        ...
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind:
+        """Whether a target is a label map or one label."""
+        ...
 
     def __len__(self) -> int: ...
 

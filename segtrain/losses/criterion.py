@@ -30,6 +30,8 @@ from segtrain.upsampling import Logits, full_resolution
 class Criterion(nn.Module):
     """A weighted sum of terms, each a mean over all ranks with its own denominator. It keeps no state.
 
+    Logits are [B, C, *], labels [B, *]; T is the number of terms.
+
     `weights` holds the factors of each term's weight, in the order of the parts and their names.
     """
 
@@ -49,6 +51,7 @@ class Criterion(nn.Module):
 
     @property
     def parts(self) -> list[Term]:
+        """The terms, or groups of them that are mined together."""
         return cast("list[Term]", list(self._parts))
 
     @property
@@ -62,7 +65,7 @@ class Criterion(nn.Module):
         return not all(isinstance(part, ImageTerm) for part in self.parts)
 
     def mass(self, target: Tensor) -> Tensor:
-        """Σ weight of the valid entries on this rank, float64, one for each term."""
+        """Σ weight of the valid entries on this rank, float64 [T]."""
         return torch.stack([mass for part in self.parts for mass in part.mass(target)])
 
     def forward(self, output: Logits | Output, target: Tensor, step: int, share: Tensor | None = None) -> Loss:

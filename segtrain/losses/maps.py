@@ -45,7 +45,10 @@ class Loss(NamedTuple):
 
 
 class PixelLoss(Protocol):
-    """A loss with one value per pixel (per sample). It never averages. Its mean is Σ value / Σ weight."""
+    """A loss with one value per pixel (per sample). It never averages. Its mean is Σ value / Σ weight.
+
+    Called with logits [B, C, *] and labels [B, *].
+    """
 
     link: Link
 
@@ -56,7 +59,10 @@ class PixelLoss(Protocol):
 
 
 class Reduction(Protocol):
-    """Says which entries of a map are kept. It never knows which loss it reduces."""
+    """Says which entries of a map are kept. It never knows which loss it reduces.
+
+    `step`: finished optimizer steps. `target`: labels [B, *]. `over_ranks`: as one batch with those of all ranks.
+    """
 
     def __call__(
         self, losses: LossMap, step: int, target: Tensor, num_classes: int, *, over_ranks: bool = True

@@ -53,7 +53,7 @@ class _PixelModule(nn.Module):
 
 
 class CrossEntropyLoss(_PixelModule):
-    """See `functional.cross_entropy`."""
+    """As torch.nn.CrossEntropyLoss, of labels of any integer type; see `functional.cross_entropy`."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class LabelSmoothingCrossEntropy(CrossEntropyLoss):
 
 
 class NLLLoss(_PixelModule):
-    """See `functional.nll_loss`."""
+    """As torch.nn.NLLLoss, of labels of any integer type; see `functional.nll_loss`."""
 
     def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__(partial(label_map, pixel.nll, ignore_index=ignore_index), weight, reduction)
@@ -103,7 +103,7 @@ class FocalLoss(_PixelModule):
 
 
 class BCEWithLogitsLoss(_PixelModule):
-    """See `functional.binary_cross_entropy_with_logits`."""
+    """As torch.nn.BCEWithLogitsLoss, also of labels; see `functional.binary_cross_entropy_with_logits`."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class BCEWithLogitsLoss(_PixelModule):
 
 
 class BCELoss(_PixelModule):
-    """See `functional.binary_cross_entropy`."""
+    """As torch.nn.BCELoss, also of labels; see `functional.binary_cross_entropy`."""
 
     def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         losses = partial(channel_map, channels.bce, ignore_index=ignore_index)
@@ -135,7 +135,7 @@ class BCELoss(_PixelModule):
 
 
 class L1Loss(_PixelModule):
-    """See `functional.l1_loss`."""
+    """As torch.nn.L1Loss, also of labels; see `functional.l1_loss`."""
 
     def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         losses = partial(channel_map, channels.l1, ignore_index=ignore_index)
@@ -143,7 +143,7 @@ class L1Loss(_PixelModule):
 
 
 class MSELoss(_PixelModule):
-    """See `functional.mse_loss`."""
+    """As torch.nn.MSELoss, also of labels; see `functional.mse_loss`."""
 
     def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         losses = partial(channel_map, channels.mse, ignore_index=ignore_index)
@@ -151,7 +151,7 @@ class MSELoss(_PixelModule):
 
 
 class KLDivLoss(_PixelModule):
-    """See `functional.kl_div`."""
+    """As torch.nn.KLDivLoss, also of labels; see `functional.kl_div`."""
 
     def __init__(
         self,

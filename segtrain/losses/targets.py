@@ -147,7 +147,7 @@ def check_shapes(logits: Shaped, target: Tensor) -> None:
 
 
 def check_target(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ValueError naming the labels that are neither classes nor ignored, and how many. Asks the host."""
+    """Raise ValueError naming the labels [B, *] that are neither classes nor ignored, and how many. Asks the host."""
     labels = target.long()
     wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if bool(wrong.any()):

@@ -36,7 +36,10 @@ class Part(NamedTuple):
 
 
 class PixelTerms(nn.Module):
-    """Named pixel losses under one reduction, which ranks by one of them; valid is what is valid in all of them."""
+    """Named pixel losses under one reduction, which ranks by one of them; valid is what is valid in all of them.
+
+    Logits are [B, C, *], labels [B, *]; `rank_by` is the number of the loss that decides.
+    """
 
     def __init__(
         self, losses: Sequence[PixelLoss], names: Sequence[str], reduction: Reduction, rank_by: int = 0
@@ -50,16 +53,20 @@ class PixelTerms(nn.Module):
 
     @property
     def link(self) -> Link:
+        """How the losses read logits."""
         return self.losses[0].link
 
     @property
     def mined(self) -> bool:
+        """Whether anything that is valid may be left out."""
         return not isinstance(self.reduction, Mean)
 
     def renamed(self, names: Sequence[str]) -> PixelTerms:
+        """The same under other names."""
         return PixelTerms(self.losses, names, self.reduction, self.rank_by)
 
     def mass(self, target: Tensor) -> list[Tensor]:
+        """Σ weight of the valid entries of labels [B, *] on this rank, a scalar for each loss."""
         weights = [loss.weigh(target) for loss in self.losses]
         valid = _all_of([weight > 0 for weight in weights])
         return [(weight.double() * valid).sum() for weight in weights]
@@ -70,6 +77,7 @@ class PixelTerms(nn.Module):
         return all(isinstance(loss, Pixelwise) and loss.has_kernel for loss in self.losses)
 
     def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
+        """The sums of a batch: logits [B, C, *], labels [B, *]."""
         maps, selection = self.select(logits_of(output), target, step)
         everything = [of_all(one) for one in maps]
         if selection.share is maps[self.rank_by].valid:
