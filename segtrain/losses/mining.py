@@ -216,7 +216,8 @@ class _Groups:
         """Σ over each group of float64, or of bool, float64 [G]."""
         if self.ids is None:
             rows, dim = (amount, None) if self.number == 1 else (amount.flatten(1), 1)
-            total = (rows.count_nonzero(dim) if amount.dtype == torch.bool else rows.sum(dim)).double().view(self.number)
+            total = rows.count_nonzero(dim) if amount.dtype == torch.bool else rows.sum(dim)
+            total = total.double().view(self.number)
         else:
             zeros = amount.new_zeros(self.number, dtype=torch.float64)
             total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten().double())
