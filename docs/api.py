@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,7 @@ def markdown() -> str:
             if text:
                 rows.append(f"* `{method.name if attribute else signature(method)}`: {text}")
         lines += ["", *rows] if rows else []
-    return "\n".join(lines) + "\n"
+    return re.sub(r"`functional\.(\w+)`", r"[`\1`](#\1)", "\n".join(lines)) + "\n"
 
 
 def _target(node: ast.Assign) -> str:
