@@ -78,7 +78,7 @@ def test_the_largest_are_those_that_the_cpu_takes(groups):
         amount = (part * mask.sum(1).double()).floor()
         expected = take_largest(scores, mask, amount)
         share, threshold = take_largest(scores.cuda(), mask.cuda(), amount.cuda())
-        torch.testing.assert_close(share.cpu(), expected.share.double(), rtol=0, atol=0)
+        torch.testing.assert_close(share.cpu().double(), expected.share.double(), rtol=0, atol=0)
         torch.testing.assert_close(threshold.cpu(), expected.threshold, rtol=0, atol=0, equal_nan=True)
 
 
