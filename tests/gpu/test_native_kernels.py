@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from segtrain.largest import take_largest
 from segtrain.losses import channels, kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.task import Task
@@ -65,6 +66,20 @@ def test_logits_at_low_resolution_are_interpolated_by_the_kernels(classes, dtype
     for one, other in zip(*results, strict=True):
         rough = one.dtype == torch.bfloat16
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-2 if rough else 1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_largest_are_those_that_the_cpu_takes(groups):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(groups, 300_001, generator=generator).round(decimals=3)
+    scores[:, ::1000], scores[:, 1::1000] = torch.nan, -torch.inf
+    mask = torch.rand(scores.shape, generator=generator) < 0.7
+    for part in (0.0, 1e-4, 0.15, 1.0):
+        amount = (part * mask.sum(1).double()).floor()
+        expected = take_largest(scores, mask, amount)
+        share, threshold = take_largest(scores.cuda(), mask.cuda(), amount.cuda())
+        torch.testing.assert_close(share.cpu().double(), expected.share.double(), rtol=0, atol=0)
+        torch.testing.assert_close(threshold.cpu(), expected.threshold, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("scope", ["batch", "image"])

@@ -156,6 +156,9 @@ class Job:
         self.console.banner(banner(built, self.source, self.run_dir, self.labels))
         if self.start.checkpoint is not None:
             self.console.line(f"resume from {self.start.checkpoint} at step {step}")
+        elif self.args.resume == "auto":
+            place = self.args.run_dir or path.parent
+            self.console.line(f"resume nothing: there is no checkpoint in {place}, so a new run begins")
         for note in self.notes:
             self.console.line(f"       {note}")
         for warning in built.warnings:
