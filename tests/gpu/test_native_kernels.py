@@ -97,6 +97,22 @@ def test_a_mined_step_is_the_same_twice_and_asks_nothing_of_the_host(scope):
     assert torch.equal(first, second)
 
 
+def test_the_gradient_of_logits_at_low_resolution_is_the_same_twice():
+    low, _ = scene((2, 19, 65, 33), torch.bfloat16)
+    logits, target = Upsampled(low, (260, 132), (257, 130), True), scene((2, 19, 257, 130), torch.bfloat16)[1]
+    first, second = (torch.autograd.grad(pixel.cross_entropy(logits, target).value.sum(), low)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_logits_of_another_device_than_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    logits, target = scene((1, 19, 64, 64), torch.float32)
+    expected = pixel.cross_entropy(logits, target).value
+    there = pixel.cross_entropy(logits.to("cuda:1"), target.to("cuda:1")).value
+    assert torch.equal(there.cpu(), expected.cpu())
+
+
 def test_a_compiled_loss_takes_the_operator():
     logits, target = scene((1, 19, 64, 64), torch.float32)
     plain = pixel.cross_entropy(logits, target).value
