@@ -138,7 +138,8 @@ def _backward(
     gradient = torch.empty_like(logits) if grid is None else torch.zeros_like(logits, dtype=torch.float32)
     shape = tile(logits, grid is not None, backward=True)
     images, classes, height, width = logits.shape
-    given = (logits, target, target if weight is None else weight, _mass(logits, weight, smoothing), slope, peak, log_total)
+    weights = (target if weight is None else weight, _mass(logits, weight, smoothing))
+    given = (logits, target, *weights, slope, peak, log_total)
     numbers = _numbers(logits, target, ignore_index, smoothing, sigmoid)
     flags = _flags(weight, smoothing, sigmoid)
     with _device_of(logits):
