@@ -77,6 +77,7 @@ DATASETS = Registry("dataset")
 TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer")
 SCHEDULES = Registry("schedule")
+OBSERVERS = Registry("observer")  # only of users' own: what comes along is always there
 PIXEL_LOSSES = Registry("pixel loss")
 REGION_LOSSES = Registry("region loss")
 CRITERIA = Registry("criterion", includes=(PIXEL_LOSSES, REGION_LOSSES))
