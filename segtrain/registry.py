@@ -55,9 +55,8 @@ class Registry:
 def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keys that a config may set on `factory`, annotations resolved with their `Annotated` extras."""
     function = factory.__init__ if inspect.isclass(factory) else factory
-    hints = inspect.get_annotations(
-        function, eval_str=True
-    )  # before 3.11 get_type_hints adds null where it is the default
+    # not typing.get_type_hints, which before Python 3.11 makes optional whatever is None by default
+    hints = inspect.get_annotations(function, eval_str=True)
     return {
         name: parameter.replace(annotation=hints.get(name, Any))
         for name, parameter in inspect.signature(factory).parameters.items()
