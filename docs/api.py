@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ ROOMS: Mapping[str, Mapping[str, Sequence[str]]] = {  # of the reader → module
     "Own data, models and schedules": {
         "segtrain.registry": [
             *("Registry", "MODELS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES"),
-            *("PIXEL_LOSSES", "REGION_LOSSES", "CRITERIA"),
+            *("PIXEL_LOSSES", "REGION_LOSSES", "CRITERIA", "OBSERVERS"),
         ],
         "segtrain.task": ["Task", "Sample", "Batch", "Output", "predict", "probabilities", "Kind", "Link"],
         "segtrain.data.dataset": ["Dataset"],
@@ -175,7 +176,7 @@ def markdown() -> str:
             if text:
                 rows.append(f"* `{method.name if attribute else signature(method)}`: {text}")
         lines += ["", *rows] if rows else []
-    return "\n".join(lines) + "\n"
+    return re.sub(r"`functional\.(\w+)`", r"[`\1`](#\1)", "\n".join(lines)) + "\n"
 
 
 def _target(node: ast.Assign) -> str:

@@ -24,7 +24,7 @@ from segtrain.compiling import compiled
 from segtrain.config import Config, Source
 from segtrain.data.combined import Part
 from segtrain.data.counting import count_labels
-from segtrain.data.dataset import Dataset
+from segtrain.data.dataset import Dataset, checked
 from segtrain.data.loading import TrainLoader, train_loader, val_loader
 from segtrain.data.transforms import Transform
 from segtrain.errors import ConfigError, did_you_mean
@@ -112,7 +112,9 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
     maker.run_for(steps)
     for registry in (CRITERIA, PIXEL_LOSSES, REGION_LOSSES):
         maker.context[registry] = (task,)
-    criterion = as_criterion(maker.make(config.criterion), task).to(device)
+    component = maker.make(config.criterion)
+    with maker.at("criterion"):
+        criterion = as_criterion(component, task).to(device)
     maker.context[MODELS] = (task.channels(criterion.link),)
     accuracy = precision(config.train.amp, device)
     learner = make_learner(config, maker, criterion, accuracy)
@@ -133,7 +135,8 @@ def build(config: Config, source: Source, device: torch.device, limits: Limits =
 
 def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dataset]:
     """The training and the validation set, which must agree on the classes."""
-    train, val = maker.make(config.data.train), maker.make(config.data.val)
+    train = checked(maker.make(config.data.train), "data.train")
+    val = checked(maker.make(config.data.val), "data.val")
     for split, dataset in (("train", train), ("val", val)):
         if dataset.kind != config.task:
             raise ConfigError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,22 +35,28 @@ def take_largest(
 
     Entries tied at the threshold give the same part of what they have, so exactly `amount` is taken, whatever the
     order of the entries. `available` is float64, or bool: all of an entry or nothing. NaN ranks above infinity.
-    `group` (int64, like `scores`) tells the group of each entry, None: all are in the only one; a group extends over
-    all ranks unless `over_ranks` is False. A group must have `amount` to give.
+    `group` (int64, like `scores`) tells the group of each entry, None: the groups are as long and follow each other; a
+    group extends over all ranks unless `over_ranks` is False. A group must have `amount` to give.
 
     Radix selection on the bits of the scores: float32 takes three histograms and as many all-reduces of 16 KiB,
     float64 six. Nothing is read on the host, except on a CPU: there NumPy finds the threshold of one group.
     """
+    masked = available.dtype == torch.bool
+    if masked and group is None and (gpu := _on_gpu(scores)) is not None:
+        return Taken(*gpu.take(scores, available, amount, over_ranks=over_ranks))
     thins_out = asking_is_free(scores)  # few are left to look at; a GPU would have to tell how many, a graph cannot
-    alone = group is None and not (over_ranks and world_size() > 1)
-    if thins_out and alone and available.dtype == torch.bool:
+    groups = amount.numel()
+    alone = groups == 1 and not (over_ranks and world_size() > 1)
+    if thins_out and alone and masked:
         return _take_here(scores, available, amount)
+    if group is None and groups > 1:
+        group = torch.arange(groups, device=scores.device).repeat_interleave(scores.numel() // groups).view_as(scores)
     keys = _ordered(scores)
-    groups, bits = amount.numel(), torch.iinfo(keys.dtype).bits
+    bits = torch.iinfo(keys.dtype).bits
     threshold = torch.zeros_like(amount, dtype=torch.int64)
     missing, tied = amount, amount
     open_: Tensor | None = available.flatten()
-    if available.dtype == torch.bool:
+    if masked:
         keys.masked_fill_(~available, torch.iinfo(keys.dtype).min)  # below all scores: nothing is taken from there
         open_ = None
     left, of = keys.flatten(), None if group is None else group.flatten()
@@ -79,7 +87,22 @@ def take_largest(
     at = _of(threshold, group)
     share = (keys > at).double()
     torch.where(keys == at, _of(part, group), share, out=share)
-    return Taken(share if available.dtype == torch.bool else share.mul_(available), _unordered(threshold, scores.dtype))
+    return Taken(share if masked else share.mul_(available), _unordered(threshold, scores.dtype))
+
+
+def _on_gpu(scores: Tensor) -> Any:
+    """The kernels for these scores, None where there are none."""
+    plain = torch.compiler.is_compiling() or torch.func.debug_unwrap(scores) is scores
+    return _triton() if scores.device.type == "cuda" and scores.dtype == torch.float32 and plain else None
+
+
+@functools.cache
+def _triton() -> Any:
+    """The GPU's kernels, None where Triton is not installed."""
+    try:
+        return importlib.import_module("segtrain.radix")
+    except ImportError:
+        return None
 
 
 def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:

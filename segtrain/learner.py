@@ -72,6 +72,7 @@ class Learner:
             with self._gradients_stay_local(batch is not batches[-1]):
                 with self.precision.autocast(), upsampling_deferred(self.model):
                     output: Logits | Output = self.forward(batch.image)
+                self.check_output(output, batch)
                 loss = self.criterion(output, batch.target, self.step, share)
                 self.scaler.scale(loss.value).backward()
             _add(logs, loss.logs)
@@ -84,6 +85,17 @@ class Learner:
             if self.ema is not None:
                 self.ema.update(self.model, self.step)
         return logits_of(output).detach()
+
+    def check_output(self, output: Any, batch: Batch) -> None:
+        """Raise ValueError unless a model, which may be a user's own, gives what the criterion reads."""
+        logits = output.logits if isinstance(output, Output) else output
+        wanted = (*batch.target.shape[:1], self.criterion.channels, *batch.target.shape[1:])
+        if tuple(getattr(logits, "shape", ())) != wanted:
+            gave = tuple(logits.shape) if hasattr(logits, "shape") else f"a {type(logits).__name__}"
+            raise ValueError(
+                f"the model gave {gave} for images {tuple(batch.image.shape)}; expected logits of {wanted}: a channel "
+                "for each class, and the height and width of the image"
+            )
 
     def _shares(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Each micro-batch's part of the step, by the weight of its valid pixels; a step of one batch needs none."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import platform
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +101,10 @@ class RunDirectory:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         status = self.read_status()
-        of = f" (a run that is {status['status']} at step {status.get('step', 0)})" if "status" in status else ""
+        state = status.get("status")
+        if state == "running" and not self.in_use():
+            state = "dead, ended without a word,"
+        of = f" (a run that is {state} at step {status.get('step', 0)})" if state else ""
         raise ConfigError(f"{self.path} is not empty{of}. Use --resume auto to continue it, or another --run-dir")
 
 
@@ -128,6 +133,19 @@ def run_of_job(runs: Iterable[Path], job: str) -> RunDirectory | None:
     return RunDirectory(max(made)) if made else None
 
 
+def _installed() -> Iterator[str]:
+    for name in (
+        "torchvision",
+        "timm",
+        "segmentation-models-pytorch",
+        "albumentations",
+        "opencv-python-headless",
+        "numpy",
+    ):
+        with contextlib.suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
+
+
 def environment() -> dict[str, Any]:
     """Versions, devices and the command: what one needs to know to repeat a run."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -135,6 +153,7 @@ def environment() -> dict[str, Any]:
         "segtrain": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "packages": ", ".join(_installed()),
         "cuda": torch.version.cuda if gpus else None,
         "gpus": gpus,
         "ranks": world_size(),

@@ -15,6 +15,7 @@ FLOORS = {
     "schedule": 0,
     "distributed": 0,
     "largest": 0,
+    "radix": 0,
     "errors": 0,
     "own": 0,
     "writing": 0,

@@ -17,7 +17,9 @@ def started(tmp_path):
 def test_a_new_run_lies_below_its_root_and_name(started, tmp_path):
     assert started.path.parent == tmp_path / "street"
     assert (started.path / "config.yaml").read_text() == "seed: 0\n"
-    assert "torch" in json.loads((started.path / "env.json").read_text())
+    environment = json.loads((started.path / "env.json").read_text())
+    assert "torch" in environment
+    assert all(f"{name} " in environment["packages"] for name in ("timm", "segmentation-models-pytorch", "numpy"))
 
 
 def test_two_runs_of_one_second_do_not_share_a_directory(started, tmp_path):
@@ -69,3 +71,11 @@ def test_the_latest_run_of_a_name_is_found(started, tmp_path):
     later.write_status("running")
     assert latest_run(tmp_path, "street").path == later.path
     assert latest_run(tmp_path, "other") is None
+
+
+def test_a_run_that_was_killed_is_not_called_running(in_tmp):
+    run = RunDirectory(in_tmp / "killed")
+    run.start("")
+    run.write_status("running", step=3)
+    with pytest.raises(ConfigError, match="a run that is dead, ended without a word, at step 3"):
+        run.refuse_if_used()

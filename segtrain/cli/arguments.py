@@ -27,12 +27,16 @@ def new_parser(name: str, about: str, examples: str) -> argparse.ArgumentParser:
 
 
 def as_called(commands: str) -> str:
-    """`tools/NAME.py` in examples as `segtrain NAME`, where that is how the command was called."""
+    """`tools/NAME.py` in examples as `segtrain NAME`, where that is how the command was called.
+
+    Whoever installed a wheel has no folder configs, but the configurations by their names.
+    """
     typed = Path(sys.argv[0])
     if typed.stem != "segtrain" and (typed.name, typed.parent.name) != ("__main__.py", "segtrain"):
         return commands
     as_module = re.sub(r"^( *torchrun .*)tools/(\w+)\.py", r"\1-m segtrain \2", commands, flags=re.MULTILINE)
-    return re.sub(r"\btools/(\w+)\.py", r"segtrain \1", as_module)
+    by_name = re.sub(r"--config configs/(\w+)\.yaml", r"--config \1", as_module)
+    return re.sub(r"\btools/(\w+)\.py", r"segtrain \1", by_name)
 
 
 def add_device(p: argparse.ArgumentParser, what: str = "auto, cpu, cuda or cuda:1") -> None:

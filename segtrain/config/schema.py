@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from segtrain.config.component import Component, ConflictError, Inline, Length, Share
-from segtrain.registry import CRITERIA, DATASETS, MODELS, OPTIMIZERS, SCHEDULES, TRANSFORMS
+from segtrain.registry import CRITERIA, DATASETS, MODELS, OBSERVERS, OPTIMIZERS, SCHEDULES, TRANSFORMS
 
 _TENTH = Share(0.1)  # of the run
 
@@ -161,6 +161,10 @@ class Log:
     ] = 100
     pictures: Annotated[int, Field(ge=0, description="validation images drawn at each validation; 0: none")] = 8
     root: Annotated[Path, Field(description="directory that the runs' directories are made in")] = Path("runs")
+    observers: Annotated[
+        tuple[Annotated[Component, OBSERVERS], ...],
+        Field(description="of your own, for another tracker or a metric of your own"),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

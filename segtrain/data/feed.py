@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from segtrain.data.dataset import Dataset
+from segtrain.data.dataset import Dataset, checked_sample
 from segtrain.data.order import shuffled
 from segtrain.data.paths import some
 from segtrain.data.reading import Noted, exists
@@ -73,7 +73,7 @@ class Source(TorchDataset[Sample | DataError]):
         try:
             rng = np.random.default_rng((AUGMENT, self.seed, key.epoch, key.sample, *[key.turn] * (key.turn > 0)))
             read = opened if self.transform.begins_with_a_window else operator.getitem
-            sample = self.transform(read(self.dataset, key.sample), rng)
+            sample = checked_sample(self.transform(read(self.dataset, key.sample), rng), self.dataset, key.sample)
         except DataError as error:
             return error
         except Exception as error:

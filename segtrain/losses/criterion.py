@@ -55,6 +55,11 @@ class Criterion(nn.Module):
         return cast("list[Term]", list(self._parts))
 
     @property
+    def channels(self) -> int:
+        """Of the logits that it reads."""
+        return self.task.channels(self.link)
+
+    @property
     def reads_image_head(self) -> bool:
         """Whether a term is about the scores of an image head."""
         return any(isinstance(part, ImageTerm) for part in self.parts)
@@ -172,13 +177,21 @@ class Criterion(nn.Module):
 
 
 def as_criterion(component: PixelLoss | Regionwise | ImagePresence | Criterion, task: Task) -> Criterion:
-    """A criterion of a single component: the plain mean of a pixel loss, another loss; a criterion is itself."""
+    """A criterion of a single component: the plain mean of a pixel loss, another loss; a criterion is itself.
+
+    ValueError for anything else.
+    """
     if isinstance(component, Criterion):
         return component
     if isinstance(component, Regionwise):
         return Criterion(task, [RegionTerm(component, ALONE)])
     if isinstance(component, ImagePresence):
         return Criterion(task, [ImageTerm(component, ALONE)])
+    if getattr(component, "link", None) not in ("softmax", "sigmoid") or not hasattr(component, "weigh"):
+        raise ValueError(
+            f"{type(component).__name__} is no pixel loss; expected link = 'softmax' or 'sigmoid', a call "
+            "(logits, target) giving a LossMap, and weigh(target) (docs/extend.md)"
+        )
     return Criterion(task, [PixelTerms([component], [ALONE], Mean())])
 
 

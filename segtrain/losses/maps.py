@@ -69,6 +69,23 @@ class Reduction(Protocol):
     ) -> Selection: ...
 
 
+def checked(losses: LossMap, loss: PixelLoss, target: Tensor) -> LossMap:
+    """The map, if it has an entry for each pixel; raises ValueError that names the loss."""
+    if not isinstance(losses, LossMap):
+        raise ValueError(
+            f"{type(loss).__name__} gave a {type(losses).__name__}; expected a LossMap(value, weight, hardness, valid) "
+            "with one entry per pixel, never averaged"
+        )
+    shapes = [tuple(one.shape) for one in losses]
+    labelled = tuple(target.shape) if not target.is_floating_point() else shapes[0]
+    if shapes != [labelled] * len(shapes):
+        raise ValueError(
+            f"{type(loss).__name__} gave value, weight, hardness and valid of shapes {', '.join(map(str, shapes))}; "
+            f"expected {labelled} of each, one entry per pixel"
+        )
+    return losses
+
+
 def reduced(losses: LossMap, share: Tensor) -> Reduced:
     """The sums of the kept part of a map."""
     if share is losses.valid:

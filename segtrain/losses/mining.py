@@ -182,7 +182,10 @@ def _count(p: float, n: Tensor) -> Tensor:
 
 
 class _Groups:
-    """The groups in which entries compete: one, or one per image; `by_class` splits each further."""
+    """The groups in which entries compete: one, or one per image; `by_class` splits each further.
+
+    Images follow each other, so without `ids` the groups are the rows of a matrix.
+    """
 
     def __init__(self, losses: LossMap, scope: Scope, over_ranks: bool) -> None:
         self.losses = losses
@@ -193,8 +196,6 @@ class _Groups:
             self.number = losses.valid.shape[0]
             if losses.valid.dim() == 1:
                 raise ValueError("scope 'image' with one entry per sample (classification); expected 'batch' or 'rank'")
-            images = torch.arange(self.number, device=losses.valid.device)
-            self.ids = images.view(-1, *[1] * (losses.valid.dim() - 1)).expand_as(losses.valid)
 
     def by_class(self, target: Tensor, num_classes: int) -> _Groups:
         if target.shape != self.losses.valid.shape:
@@ -204,14 +205,19 @@ class _Groups:
             )
         finer = _Groups(self.losses, "batch", self.over_ranks)
         labels = target.long().clamp(0, num_classes - 1)  # entries that are not valid have nothing to give
-        finer.ids = labels if self.ids is None else self.ids * num_classes + labels
+        groups = torch.arange(self.number, device=labels.device).repeat_interleave(
+            labels.numel() // max(1, self.number)
+        )
+        finer.ids = groups.view_as(labels) * num_classes + labels
         finer.number = self.number * num_classes
         return finer
 
     def sum(self, amount: Tensor) -> Tensor:
         """Σ over each group of float64, or of bool, float64 [G]."""
         if self.ids is None:
-            total = (amount.count_nonzero() if amount.dtype == torch.bool else amount.sum()).double().view(1)
+            rows, dim = (amount, None) if self.number == 1 else (amount.flatten(1), 1)
+            total = rows.count_nonzero(dim) if amount.dtype == torch.bool else rows.sum(dim)
+            total = total.double().view(self.number)
         else:
             zeros = amount.new_zeros(self.number, dtype=torch.float64)
             total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten().double())
@@ -225,10 +231,8 @@ class _Groups:
         """The smallest hardness of a valid entry of each group [G], infinity where there is none."""
         hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
         here = hardness.new_full((self.number,), torch.inf)
-        if self.ids is None and hardness.numel():
-            here = hardness.flatten().amin(0, keepdim=True)
-        elif self.ids is not None:
-            here = here.scatter_reduce(0, self.ids.flatten(), hardness.flatten(), "amin")
+        if hardness.numel():
+            here = hardness.reshape(self.number, -1).amin(1)
         return min_over_ranks(here) if self.over_ranks else here
 
     def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:

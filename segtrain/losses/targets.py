@@ -66,7 +66,10 @@ def read_labels(logits: Tensor, target: Tensor, num_classes: int, weight: Tensor
 def labels_of_block(
     target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
 ) -> Labels:
-    """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them."""
+    """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them.
+
+    If not, `spoiled` is a single 1.
+    """
     valid = not_ignored(target, ignore_index)
     safe = torch.where(valid, target, 0)
     lowest, highest = safe.aminmax()

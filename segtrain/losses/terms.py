@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.losses.components import Pixelwise, Regionwise
-from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, of_all, reduced
+from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, checked, of_all, reduced
 from segtrain.losses.mining import Mean
 from segtrain.losses.presence import ImagePresence
 from segtrain.schedule import Schedule
@@ -97,7 +97,7 @@ class PixelTerms(nn.Module):
         """One map per loss, with what is valid in all of them."""
         if not self.makes_bands:
             logits = full_resolution(logits)
-        maps = [loss(logits, target) for loss in self.losses]  # type: ignore[arg-type]
+        maps = [checked(loss(logits, target), loss, target) for loss in self.losses]  # type: ignore[arg-type]
         if len(maps) == 1:
             return maps
         valid = _all_of([one.valid for one in maps])

@@ -117,9 +117,9 @@ def test_a_configuration_without_its_flag_is_told_the_flag(capsys):
 
 
 def test_examples_are_given_as_the_command_was_called(monkeypatch):
-    text = "  tools/train.py --config a\n  torchrun --nproc_per_node=8 tools/train.py --config a"
+    text = "  tools/train.py --config configs/ce.yaml\n  torchrun --nproc_per_node=8 tools/train.py --config a"
     monkeypatch.setattr(sys, "argv", ["/bin/segtrain", "train"])
-    assert as_called(text) == "  segtrain train --config a\n  torchrun --nproc_per_node=8 -m segtrain train --config a"
+    assert as_called(text) == "  segtrain train --config ce\n  torchrun --nproc_per_node=8 -m segtrain train --config a"
     monkeypatch.setattr(sys, "argv", ["tools/train.py"])
     assert as_called(text) == text
 

@@ -81,6 +81,11 @@ def test_a_resumed_run_does_not_need_the_weights_it_began_with(finished, in_tmp)
     assert main([*OURS, "--run-dir", "next", "--resume", "auto", "train.steps=8", "init=first.pt"]) == 0
 
 
+def test_resuming_where_nothing_is_begins_a_run_and_says_so(in_tmp, capsys):
+    assert main([*OURS, "--resume", "auto", "train.steps=1", "log.root=elsewhere"]) == 0
+    assert "resume nothing: there is no checkpoint in elsewhere/" in capsys.readouterr().out
+
+
 def test_a_used_directory_is_refused(finished):
     again = run(*OURS, "--run-dir", "run")
     assert again.returncode == 2

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from segtrain.largest import take_largest
 from segtrain.losses import channels, kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.task import Task
@@ -67,6 +68,20 @@ def test_logits_at_low_resolution_are_interpolated_by_the_kernels(classes, dtype
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-2 if rough else 1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_largest_are_those_that_the_cpu_takes(groups):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(groups, 300_001, generator=generator).round(decimals=3)
+    scores[:, ::1000], scores[:, 1::1000] = torch.nan, -torch.inf
+    mask = torch.rand(scores.shape, generator=generator) < 0.7
+    for part in (0.0, 1e-4, 0.15, 1.0):
+        amount = (part * mask.sum(1).double()).floor()
+        expected = take_largest(scores, mask, amount)
+        share, threshold = take_largest(scores.cuda(), mask.cuda(), amount.cuda())
+        torch.testing.assert_close(share.cpu().double(), expected.share.double(), rtol=0, atol=0)
+        torch.testing.assert_close(threshold.cpu(), expected.threshold, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("scope", ["batch", "image"])
 def test_a_mined_step_is_the_same_twice_and_asks_nothing_of_the_host(scope):
     task = Task("segmentation", tuple(map(str, range(19))), ((0, 0, 0),) * 19)
@@ -80,6 +95,22 @@ def test_a_mined_step_is_the_same_twice_and_asks_nothing_of_the_host(scope):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(first, second)
+
+
+def test_the_gradient_of_logits_at_low_resolution_is_the_same_twice():
+    low, _ = scene((2, 19, 65, 33), torch.bfloat16)
+    logits, target = Upsampled(low, (260, 132), (257, 130), True), scene((2, 19, 257, 130), torch.bfloat16)[1]
+    first, second = (torch.autograd.grad(pixel.cross_entropy(logits, target).value.sum(), low)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_logits_of_another_device_than_the_current_one():
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    logits, target = scene((1, 19, 64, 64), torch.float32)
+    expected = pixel.cross_entropy(logits, target).value
+    there = pixel.cross_entropy(logits.to("cuda:1"), target.to("cuda:1")).value
+    assert torch.equal(there.cpu(), expected.cpu())
 
 
 def test_a_compiled_loss_takes_the_operator():

@@ -116,6 +116,43 @@ def test_edges(kernels):
     check(kernels, logits, target.clamp(min=0).byte(), ignore_index=0)
 
 
+def test_any_layout_and_any_integers(kernels):
+    logits, target = scene((2, 3, 6, 7))
+    target = target.clamp(min=0)
+    kernel = kernels[0]
+    plain = kernel(logits, target, None, -100, 0.0)
+    for other in (torch.nn.functional.pad(logits, (1, 2, 3, 0))[..., 3:, 1:8], logits.mT.contiguous().mT):
+        inputs = other.detach().requires_grad_()
+        maps = kernel(inputs, target, None, -100, 0.0)
+        assert torch.equal(maps.value, plain.value)
+        inputs.grad = torch.autograd.grad(maps.value.sum(), inputs)[0]  # torch refuses one of another shape
+    for labels in (target.byte(), target.short(), target.mT.contiguous().mT):
+        assert torch.equal(kernel(logits, labels, None, -100, 0.0).value, plain.value)
+    two = target.clamp(max=1)
+    assert torch.equal(kernel(logits, two.bool(), None, 255, 0.0).value, kernel(logits, two, None, 255, 0.0).value)
+    nothing = kernel(logits[:0].requires_grad_(), target[:0], None, -100, 0.0)
+    assert nothing.value.shape == (0, 6, 7)
+    nothing.value.sum().backward()
+
+
+def test_a_scaled_loss_has_a_scaled_gradient_under_autocast_too(kernels):
+    logits, target = scene((1, 3, 4, 5), torch.float16)
+    logits.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = kernels[0](logits, target, weights(kernels, 3), -100, 0.1).value.mean()
+    assert value.dtype == torch.float32
+    scaled, plain = (torch.autograd.grad(value * scale, logits, retain_graph=True)[0] for scale in (2.0**10, 1.0))
+    torch.testing.assert_close(scaled.float() / 2**10, plain.float(), rtol=1e-3, atol=1e-7)
+
+
+def test_a_second_derivative_is_refused_rather_than_left_out(kernels):
+    logits, target = scene((1, 3, 4, 5))
+    value = kernels[0](logits.requires_grad_(), target, None, -100, 0.0).value.sum()
+    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="autograd"):
+        gradient.square().sum().backward()
+
+
 def test_the_operators_are_registered_as_torch_wants_them(kernels):
     logits, target = scene((1, 5, 3, 4))
     logits.requires_grad_()

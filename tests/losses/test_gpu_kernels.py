@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("triton")
 
 
-def test_the_kernels_give_under_the_interpreter_what_those_of_the_cpu_give():
+@pytest.mark.parametrize("tests", ["interpreted_kernels.py", "interpreted_selection.py"])
+def test_the_kernels_give_under_the_interpreter_what_those_of_the_cpu_give(tests):
     # Triton decides when it is imported whether it interprets: a process of its own
     told = subprocess.run(
         [
@@ -20,7 +21,7 @@ def test_the_kernels_give_under_the_interpreter_what_those_of_the_cpu_give():
             "-q",
             "-p",
             "no:cacheprovider",
-            Path(__file__).with_name("interpreted_kernels.py"),
+            Path(__file__).with_name(tests),
         ],
         capture_output=True,
         text=True,
@@ -78,6 +79,42 @@ for sigmoid, (kernel, upsampled), (dtype, torch_dtype), arch, classes in itertoo
     barriers = len(re.findall(r"bar\\.sync", ptx))
     print(kernel.__name__, sigmoid, upsampled, dtype, arch, classes, spills, registers, wide, barriers)
 """
+
+SELECTION = """
+import re
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from segtrain import radix
+
+TYPES = {"scores": "*fp32", "score": "*fp32", "available": "*i1", "length": "i32", "threshold": "*i32"}
+TYPES |= dict.fromkeys(("missing", "tied", "share"), "*fp64")
+for arch in (80, 90):
+    for high, width in radix.DIGITS:
+        for kernel in (radix.count_kernel, radix.cut_kernel, radix.share_kernel):
+            constants = {"HIGH": high, "WIDTH": width, "BLOCK": radix.BLOCK}
+            constants = {name: number for name, number in constants.items() if name in kernel.arg_names}
+            counts = "*i32" if kernel is radix.count_kernel else "*i64"
+            types = {name: TYPES.get(name, counts) for name in kernel.arg_names}
+            types |= dict.fromkeys(constants, "constexpr")
+            options = {"num_warps": radix.WARPS} if kernel is radix.count_kernel else {}
+            made = compile(ASTSource(kernel, types, constants), target=GPUTarget("cuda", arch, 32), options=options)
+            atomics = bool(re.search(r"atom\\S*shared\\S*add", made.asm["ptx"]))
+            print(kernel.__name__, arch, high, made.metadata.shared, atomics)
+"""
+
+
+@pytest.mark.slow
+def test_the_selection_compiles_and_counts_in_shared_memory():
+    told = subprocess.run([sys.executable, "-c", SELECTION], capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    print(told.stdout)
+    lines = [line.split() for line in told.stdout.splitlines()]
+    assert len(lines) == 18
+    for name, _, high, shared, atomics in lines:
+        assert int(shared) <= 48 << 10
+        if name == "count_kernel":
+            assert int(shared) >= (1 << (10 if high == "0" else 11)) * 4
+            assert atomics == "True"
 
 
 @pytest.mark.slow

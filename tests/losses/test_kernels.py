@@ -8,7 +8,7 @@ import torch
 from reference import mined_cross_entropy
 
 from segtrain.losses import kernels, pixel
-from segtrain.losses.kernels import blocks
+from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.maps import LossMap, divide, reduced
 from segtrain.losses.mining import hardest
 from segtrain.upsampling import Upsampled
@@ -133,6 +133,20 @@ def test_what_is_not_finite_stays_where_it_is(bad):
     losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
     (gradient,) = torch.autograd.grad(losses.value[0, :4].sum(), logits)
     assert not gradient[0, :, 4:].any()  # nor there if that pixel is not kept
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel", [blocks.cross_entropy, binary.bce_with_logits])
+def test_rows_of_which_nothing_is_kept_have_a_gradient_of_zeros(kernel, layout, monkeypatch):
+    logits, target, _ = scene((3, 5, 6, 6), ignored=0.0)
+    logits = logits.to(memory_format=layout).requires_grad_()
+    dirty = lambda like: torch.full_like(like, 7.0)  # noqa: E731  # memory that was used before
+    monkeypatch.setattr(blocks.torch, "empty_like", lambda like, **options: dirty(like).to(options.get("dtype")))
+    value = kernel(logits, target, None, 255, 0.0).value
+    (gradient,) = torch.autograd.grad(value[1, 3:].sum(), logits)
+    assert gradient[1, :, 3:].all()
+    assert not gradient[[0, 2]].any()
+    assert not gradient[1, :, :3].any()
 
 
 def test_a_label_out_of_range_spoils_its_pixel():

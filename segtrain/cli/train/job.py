@@ -22,6 +22,7 @@ from segtrain.config import Config, Source
 from segtrain.config.writer import plain_config
 from segtrain.errors import UserError
 from segtrain.finite import NonFiniteError
+from segtrain.maker import Maker
 from segtrain.metrics.tags import of_averaged
 from segtrain.observers import pictures
 from segtrain.observers.console import Console
@@ -30,6 +31,7 @@ from segtrain.observers.observer import Observer
 from segtrain.observers.tensorboard import TensorBoard
 from segtrain.parallel import gathered
 from segtrain.profiling import heaviest, in_words, unmeasured
+from segtrain.registry import OBSERVERS
 from segtrain.resume import Start
 from segtrain.trainer import Best, Interrupted, Trainer
 
@@ -154,6 +156,9 @@ class Job:
         self.console.banner(banner(built, self.source, self.run_dir, self.labels))
         if self.start.checkpoint is not None:
             self.console.line(f"resume from {self.start.checkpoint} at step {step}")
+        elif self.args.resume == "auto":
+            place = self.args.run_dir or path.parent
+            self.console.line(f"resume nothing: there is no checkpoint in {place}, so a new run begins")
         for note in self.notes:
             self.console.line(f"       {note}")
         for warning in built.warnings:
@@ -166,7 +171,10 @@ class Job:
         for at in (step, self.next_epoch()):
             if at < built.steps or at == step:
                 board.picture(at, "data/batch", self.batch_after(at))
-        return [self.console, Files(path, built.task, start_step=step), board]
+        maker = Maker(self.source)
+        maker.context[OBSERVERS] = (path, built.task)
+        own = [maker.make(component) for component in self.config.log.observers]
+        return [self.console, Files(path, built.task, start_step=step), board, *own]
 
     def next_epoch(self) -> int:
         """The finished steps after which the next epoch begins, if none is skipped until then."""

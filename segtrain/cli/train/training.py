@@ -104,6 +104,7 @@ def dry_run(built: Built, source: Source, told: list[str], labels: str) -> int:
     began = time.perf_counter()
     with built.learner.precision.autocast():
         logits = built.learner.forward(batch.image)
+    built.learner.check_output(logits, batch)
     loss = built.learner.criterion(logits, batch.target, 0)
     loss.value.backward()
     tell(f"{'try':7}one batch forward and backward: loss {loss.value.item():.4f}, {time.perf_counter() - began:.2f} s")

@@ -69,6 +69,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         channels, smoothing = low.shape[1], ctx.smoothing
         for at in blocks.places:
             if not slope[at].any():
+                blocks.skip(at)
                 continue
             x = blocks.read(at)
             labels = read_labels(x, target[at], max(channels, 2), weight, ctx.ignore_index)

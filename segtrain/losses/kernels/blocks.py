@@ -20,7 +20,7 @@ from segtrain.losses.kernels.once import differentiable
 from segtrain.losses.targets import full_precision, labels_of_block, read_labels, shield
 from segtrain.upsampling import Logits, Place, Upsampled, full_resolution
 
-_BLOCK = 1 << 18  # logits per thread: smaller blocks wait for Python, larger ones for memory
+_BLOCK = 1 << 19  # logits per thread: smaller blocks wait for Python, larger ones for memory
 
 
 def cross_entropy(
@@ -66,10 +66,11 @@ class _CrossEntropy(torch.autograd.Function):
             surprise = x.gather(1, labels.safe[:, None])[:, 0]
             others = _weighted_sum(x, weight) if smoothing else None
             torch.sum(x.exp_(), 1, out=total[at])
-            total[at] *= labels.spoiled
+            if labels.spoiled.dim():
+                total[at] *= labels.spoiled
             log_total = total[at].log()
             surprise = torch.where(labels.valid, log_total - surprise, 0.0)
-            value[at] = surprise * labels.weight
+            value[at] = surprise if weight is None else surprise * labels.weight
             if hardness is not None:
                 hardness[at] = surprise
             if others is not None:
@@ -96,6 +97,7 @@ class _CrossEntropy(torch.autograd.Function):
             if spoiled:
                 factor.masked_fill_(share == 0, 0.0)  # 0 over NaN is NaN
             if not factor.any():
+                blocks.skip(at)
                 continue
             e = _below_peak(blocks.read(at)).exp_()
             of_label = total[at]
@@ -131,7 +133,11 @@ class _Full:
         return self._block[: rows.numel()].view(rows.shape).copy_(rows)
 
     def start_gradient(self) -> None:
-        self.gradient = torch.zeros_like(self.logits)
+        self.gradient = torch.empty_like(self.logits)  # all of it is written: zeros first would be one pass more
+
+    def skip(self, at: Place) -> None:
+        """There is no gradient in these rows."""
+        self.gradient[at[0], :, at[1]] = 0
 
     def write(self, at: Place, block: Tensor, factor: Tensor) -> None:
         """Put a block, times a factor per pixel, where `read` found its logits."""
@@ -168,6 +174,9 @@ class _Interpolated:
 
     def start_gradient(self) -> None:
         self.gradient = torch.zeros_like(self.logits.low, dtype=self.dtype)
+
+    def skip(self, at: Place) -> None:
+        """Nothing is added."""
 
     def write(self, at: Place, block: Tensor, factor: Tensor) -> None:
         """Add a block, times a factor per pixel, to the gradients of what `read` made it of."""

@@ -1,0 +1,132 @@
+"""The largest scores on a GPU, in Triton: three histograms of 11, 11 and 10 bits, and a pass that writes the shares.
+
+A histogram is counted in the shared memory of a multiprocessor, where torch's `scatter_add` would add float64 numbers
+in the few places of memory in which most scores are. All sums are of integers, so their order does not matter.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# ruff: noqa: N803
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segtrain.distributed import sum_over_ranks
+
+BLOCK = 4096
+WARPS = 8
+DIGITS = ((21, 11), (10, 11), (0, 10))  # lowest bit, bits
+_PROGRAMS = 1024  # all groups together: more than a GPU has at a time, and few sums to add up
+
+
+@triton.jit
+def ordered(score):
+    """An integer that orders as the scores do; all zeros are equal, all NaN are equal and above infinity."""
+    bits = (score + 0.0).to(tl.int32, bitcast=True)  # -0 + 0 is 0
+    bits = tl.where(score != score, 0x7FC00000, bits)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def count_kernel(
+    scores, available, threshold, counts, length,
+    HIGH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """How many scores of a group have which digit, of those whose higher digits are the threshold's."""
+    group = tl.program_id(1)
+    first = group.to(tl.int64) * length
+    above = tl.load(threshold + group)
+    number = tl.zeros([1 << WIDTH], tl.int32)
+    for start in range(tl.program_id(0) * BLOCK, length, BLOCK * tl.num_programs(0)):
+        at = start + tl.arange(0, BLOCK)
+        here = tl.load(available + first + at, at < length, other=0) != 0
+        key = ordered(tl.load(scores + first + at, at < length, other=0.0))
+        if HIGH + WIDTH < 32:
+            here &= (key >> (HIGH + WIDTH)) == (above >> (HIGH + WIDTH))
+            digit = (key >> HIGH) & ((1 << WIDTH) - 1)
+        else:
+            digit = (key >> HIGH) + (1 << (WIDTH - 1))  # the first digit is signed
+        number += tl.histogram(digit, 1 << WIDTH, here)
+    digits = tl.arange(0, 1 << WIDTH)
+    tl.atomic_add(counts + group.to(tl.int64) * (1 << WIDTH) + digits, number, number > 0)
+
+
+@triton.jit
+def cut_kernel(counts, missing, tied, threshold, score, HIGH: tl.constexpr, WIDTH: tl.constexpr):
+    """The digit at which a group has given enough, and what is still missing of those that have it."""
+    group = tl.program_id(0)
+    digits = tl.arange(0, 1 << WIDTH)
+    number = tl.load(counts + group.to(tl.int64) * (1 << WIDTH) + digits).to(tl.float64)
+    wanted = tl.load(missing + group)
+    from_here_up = tl.cumsum(number, 0, reverse=True)
+    found = tl.maximum(tl.sum((from_here_up >= wanted).to(tl.int32), 0) - 1, 0)
+    tl.store(tied + group, tl.sum(tl.where(digits == found, number, 0.0), 0))
+    tl.store(missing + group, wanted - tl.sum(tl.where(digits > found, number, 0.0), 0))
+    if HIGH + WIDTH == 32:
+        found -= 1 << (WIDTH - 1)
+    key = tl.load(threshold + group) + (found << HIGH)
+    tl.store(threshold + group, key)
+    tl.store(score + group, (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def share_kernel(scores, available, threshold, missing, tied, share, length, BLOCK: tl.constexpr):
+    """All of what is above the threshold, and the same part of everything at it."""
+    group = tl.program_id(1)
+    first = group.to(tl.int64) * length
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = tl.load(tied + group)
+    part = tl.load(missing + group) / tl.where(there > 0, there, 1.0)
+    part = tl.minimum(tl.maximum(part, 0.0), 1.0)
+    cut = tl.load(threshold + group)
+    key = ordered(tl.load(scores + first + at, at < length, other=0.0))
+    taken = tl.where(key > cut, 1.0, tl.where(key == cut, part, 0.0))
+    here = tl.load(available + first + at, at < length, other=0) != 0
+    tl.store(share + first + at, tl.where(here, taken, 0.0), at < length)
+
+
+def take(scores: Tensor, available: Tensor, amount: Tensor, *, over_ranks: bool) -> tuple[Tensor, Tensor]:
+    """`largest.take_largest` of float32 scores under a mask, for groups that are as long and follow each other."""
+    share, threshold = _take(scores.contiguous(), available.contiguous(), amount, over_ranks)
+    return share, threshold
+
+
+@torch.library.custom_op(
+    "segtrain::take_largest",
+    mutates_args=(),
+    schema="(Tensor scores, Tensor available, Tensor amount, bool over_ranks) -> (Tensor, Tensor)",
+)
+def _take(scores: Tensor, available: Tensor, amount: Tensor, over_ranks: bool) -> tuple[Tensor, Tensor]:
+    groups = amount.numel()
+    length = scores.numel() // max(1, groups)
+    share, score = _empty(scores, available, amount, over_ranks)
+    missing, tied = amount.clone(), torch.empty_like(amount)
+    threshold = torch.zeros_like(amount, dtype=torch.int32)
+    counts = torch.zeros(
+        len(DIGITS), groups << max(width for _, width in DIGITS), dtype=torch.int32, device=amount.device
+    )
+    if not groups:
+        return share, score
+    programs = max(1, min(triton.cdiv(length, BLOCK), _PROGRAMS // groups))
+    with torch.cuda.device(scores.device) if scores.device.type == "cuda" else nullcontext():
+        for (high, width), number in zip(DIGITS, counts, strict=True):
+            digit = {"HIGH": high, "WIDTH": width}
+            count_kernel[programs, groups](
+                scores, available, threshold, number, length, **digit, BLOCK=BLOCK, num_warps=WARPS
+            )
+            number = sum_over_ranks(number.long()) if over_ranks else number
+            cut_kernel[groups,](number, missing, tied, threshold, score, **digit)
+        if length:
+            share_kernel[triton.cdiv(length, 1024), groups](
+                scores, available, threshold, missing, tied, share, length, BLOCK=1024
+            )
+    return share, score
+
+
+@_take.register_fake
+def _empty(scores: Tensor, available: Tensor, amount: Tensor, over_ranks: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(scores, dtype=torch.float64), torch.empty_like(amount, dtype=scores.dtype)
