@@ -32,7 +32,7 @@ ROOMS: Mapping[str, Mapping[str, Sequence[str]]] = {  # of the reader → module
     "Own data, models and schedules": {
         "segtrain.registry": [
             *("Registry", "MODELS", "DATASETS", "TRANSFORMS", "OPTIMIZERS", "SCHEDULES"),
-            *("PIXEL_LOSSES", "REGION_LOSSES", "CRITERIA"),
+            *("PIXEL_LOSSES", "REGION_LOSSES", "CRITERIA", "OBSERVERS"),
         ],
         "segtrain.task": ["Task", "Sample", "Batch", "Output", "predict", "probabilities", "Kind", "Link"],
         "segtrain.data.dataset": ["Dataset"],

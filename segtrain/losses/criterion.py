@@ -177,7 +177,10 @@ class Criterion(nn.Module):
 
 
 def as_criterion(component: PixelLoss | Regionwise | ImagePresence | Criterion, task: Task) -> Criterion:
-    """A criterion of a single component: the plain mean of a pixel loss, another loss; a criterion is itself."""
+    """A criterion of a single component: the plain mean of a pixel loss, another loss; a criterion is itself.
+
+    ValueError for anything else.
+    """
     if isinstance(component, Criterion):
         return component
     if isinstance(component, Regionwise):

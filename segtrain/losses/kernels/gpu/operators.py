@@ -85,7 +85,7 @@ def _forward(
     if programs:
         with _device_of(logits):
             forward_kernel[programs,](
-                *(logits, target, target if weight is None else weight, _mass(logits, weight), *maps),
+                *(logits, target, target if weight is None else weight, _mass(logits, weight, smoothing), *maps),
                 *_numbers(logits, target, ignore_index, smoothing, sigmoid),
                 *(target.shape[2], *_scales(logits, grid, align_corners)),
                 **_flags(weight, smoothing, sigmoid),
@@ -138,7 +138,8 @@ def _backward(
     gradient = torch.empty_like(logits) if grid is None else torch.zeros_like(logits, dtype=torch.float32)
     shape = tile(logits, grid is not None, backward=True)
     images, classes, height, width = logits.shape
-    given = (logits, target, target if weight is None else weight, _mass(logits, weight), slope, peak, log_total)
+    weights = (target if weight is None else weight, _mass(logits, weight, smoothing))
+    given = (logits, target, *weights, slope, peak, log_total)
     numbers = _numbers(logits, target, ignore_index, smoothing, sigmoid)
     flags = _flags(weight, smoothing, sigmoid)
     with _device_of(logits):
@@ -168,7 +169,10 @@ def _device_of(logits: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(logits.device) if logits.device.type == "cuda" else nullcontext()
 
 
-def _mass(logits: Tensor, weight: Tensor | None) -> Tensor:
+def _mass(logits: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
+    """Σ of the class weights; without smoothing nobody reads it."""
+    if not smoothing:
+        return logits
     return logits.new_full((), logits.shape[1], dtype=torch.float32) if weight is None else weight.sum()
 
 
