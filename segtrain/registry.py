@@ -8,7 +8,6 @@ to optimise, the length of the run). No component ever takes a configuration obj
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -56,7 +55,8 @@ class Registry:
 def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keys that a config may set on `factory`, annotations resolved with their `Annotated` extras."""
     function = factory.__init__ if inspect.isclass(factory) else factory
-    hints = typing.get_type_hints(function, include_extras=True)
+    # not typing.get_type_hints, which before Python 3.11 makes optional whatever is None by default
+    hints = inspect.get_annotations(function, eval_str=True)
     return {
         name: parameter.replace(annotation=hints.get(name, Any))
         for name, parameter in inspect.signature(factory).parameters.items()
