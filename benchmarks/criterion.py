@@ -8,9 +8,9 @@
 All variants take turns in one process, so that whatever else the machine does meets all of them alike; the numbers are
 medians and their ratios. A variant that fails says so, and the others go on. `--network` times them in a step of
 FPN-ResNet18 (512 x 512, without the optimizer). With `--clock cpu` they are processor time of the thread, which work
-beside it disturbs less. Memory is the peak of what a variant allocates beside logits and target. `nnunetv2` takes part
-if it is installed (`pip install --no-deps nnunetv2` is enough); the mining losses of other frameworks are in no package
-that installs beside a current torch.
+beside it disturbs less. Memory is the peak of what a variant allocates beside logits and target. nnU-Net and
+mmsegmentation take part if they are installed: `pip install --no-deps nnunetv2 mmsegmentation mmengine mmcv-lite==2.1.0
+addict termcolor yapf platformdirs rich ftfy regex wcwidth prettytable`. MONAI has no mining loss.
 
 On a GPU the time is that between two events while the host runs ahead, as it does in training; `--clock wall` has the
 host's part too. `floor` is how many times the least it takes: logits read twice and their gradient written, less the
@@ -28,9 +28,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import date
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,9 @@ def main() -> None:
     p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     p.add_argument("--amp", default="off", choices=list(DTYPES), help="logits of this type, under autocast")
     p.add_argument("--runs", type=int, default=9, help="of each variant, after one that does not count")
-    p.add_argument("--compile", action="store_true", help="also torch.compile of the eager loss (needs a compiler)")
+    p.add_argument(
+        "--compile", action="store_true", help="also torch.compile of the eager loss and of ours (needs a compiler)"
+    )
     p.add_argument("--upsample", action="store_true", help=f"logits at 1/{FACTOR} of the size, upsampled for the loss")
     p.add_argument("--network", action="store_true", help="forward and backward of FPN-ResNet18 with the losses")
     p.add_argument("--clock", choices=list(CLOCKS), help="wall on a CPU, device on a GPU, where not given")
@@ -107,17 +110,36 @@ def variants(classes: int, top_p: float, device: str, compiled: bool) -> dict[st
     if compiled:
         losses["the same, compiled"] = torch.compile(eager)
     losses["eager mean CE"] = mean
-    try:
-        from nnunetv2.training.loss.robust_ce_loss import TopKLoss
-    except ImportError:
-        pass
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it names its reduction in two ways
-            theirs = TopKLoss(ignore_index=255, k=100 * top_p)
-        losses["nnU-Net TopKLoss"] = lambda logits, target: theirs(logits, target[:, None])
+    losses |= others(top_p)
     losses["segtrain, mined"] = lambda logits, target: mined(logits, target, 0).value
+    if compiled:
+        losses["segtrain, mined, compiled"] = torch.compile(losses["segtrain, mined"])
     losses["segtrain, mean CE"] = lambda logits, target: plain(logits, target, 0).value
+    return losses
+
+
+def others(top_p: float) -> dict[str, Loss]:
+    """The mining losses of other frameworks that are installed, keeping the same share."""
+    losses: dict[str, Loss] = {}
+    with warnings.catch_warnings(), suppress(ImportError):
+        warnings.simplefilter("ignore")  # it names its reduction in two ways
+        from nnunetv2.training.loss.robust_ce_loss import TopKLoss
+
+        top_k = TopKLoss(ignore_index=255, k=100 * top_p)
+        losses["nnU-Net TopKLoss"] = lambda logits, target: top_k(logits, target[:, None])
+    with suppress(ImportError):
+        from mmseg.structures.sampler import OHEMPixelSampler
+
+        def each(logits: Tensor, target: Tensor, **_: object) -> Tensor:
+            return F.cross_entropy(logits, target, ignore_index=255, reduction="none")
+
+        def ohem(logits: Tensor, target: Tensor) -> Tensor:  # as its heads do; the losses themselves need mmcv's CUDA
+            sampler = OHEMPixelSampler(head, min_kept=max(2, int(top_p * target[0].numel())))
+            weight = sampler.sample(logits, target[:, None])
+            return (each(logits, target) * weight).mean()
+
+        head = SimpleNamespace(ignore_index=255, loss_decode=each)
+        losses["mmsegmentation OHEM"] = ohem
     return losses
 
 

@@ -67,7 +67,7 @@ def test_a_mask_is_available_as_ones_and_zeros_are(grouped, dtype):
     there = torch.ones(600, dtype=torch.long) if groups is None else groups
     most = torch.zeros(3).double().scatter_add(0, there, mask.double()) if grouped else mask.sum().double()[None]
     in_a_graph = torch.compile(take_largest, backend="eager", fullgraph=True)  # as on a GPU
-    for part in (0.0, 0.3, 1.0):
+    for part in (0.0, 0.01, 0.3, 1.0):  # 0.01: fewer than there are NaN
         amount = (part * most).floor()
         expected = take_largest(scores, mask.double(), amount, groups)
         for take in (take_largest, in_a_graph):

@@ -20,7 +20,7 @@ from segtrain.losses.kernels.once import differentiable
 from segtrain.losses.targets import full_precision, labels_of_block, read_labels, shield
 from segtrain.upsampling import Logits, Place, Upsampled, full_resolution
 
-_BLOCK = 1 << 18  # logits per thread: smaller blocks wait for Python, larger ones for memory
+_BLOCK = 1 << 19  # logits per thread: smaller blocks wait for Python, larger ones for memory
 
 
 def cross_entropy(
