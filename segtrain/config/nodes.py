@@ -129,6 +129,8 @@ def _syntax_error(error: yaml.YAMLError, text: str, source: str, lines: bool) ->
         return f"{mark}: nested more than {MAX_DEPTH} levels deep"
     if what.startswith(("did not find expected hexdecimal", "found unknown escape")):
         remedy = "; between double quotes a backslash begins an escape: write / or use single quotes"
+    if what.startswith("did not find expected ','") and "=[" in text:
+        remedy = "; in a list of overrides, put one that holds brackets in quotes: 'data.train.size=[64,64]'"
     if what.startswith("found character") and place:
         remedy = "; indent with spaces, not tabs" if text[place.index] == "\t" else "; put the value in quotes"
     return f"{mark}: not valid YAML: {what}" + (f" ({context})" if context else "") + remedy

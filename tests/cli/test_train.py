@@ -68,10 +68,12 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(finished):
     assert load("half/checkpoints/last.pt")["step"] == 4
     rest = run(*OURS, "--run-dir", "half", "--resume", "auto")
     assert rest.returncode == 0, rest.stderr
-    assert "resume from half/checkpoints/last.pt at step 4" in rest.stdout
+    assert "resume from half/checkpoints/last.pt at step 4\n" in rest.stdout
     assert str(load("run/checkpoints/last.pt")["model"]) == str(load("half/checkpoints/last.pt")["model"])
     whole, parts = Path("run/metrics.csv").read_text(), Path("half/metrics.csv").read_text()
     assert whole == parts
+    more = run(*OURS, "--run-dir", "half", "--resume", "auto")
+    assert "at step 8: it is complete, and a larger train.steps would go on" in more.stdout
 
 
 def test_a_resumed_run_does_not_need_the_weights_it_began_with(finished, in_tmp):

@@ -111,6 +111,10 @@ def test_every_node_knows_where_it_stands() -> None:
         ("---\na: 1\n---\nb: 1", "c.yaml:3:1: a second document begins; a config is one document (remove '---')"),
         (b"a: 1\nb: \xff", "c.yaml: line 2 is not UTF-8 text (invalid start byte); save the file as UTF-8"),
         ("a: b: c", "c.yaml:1:5: not valid YAML: mapping values are not allowed in this context"),
+        (
+            "a: [x.y=[1,2], b=1]",
+            "c.yaml:1:9: not valid YAML: did not find expected ',' or ']' (while parsing a flow sequence); in a list",
+        ),
         ("a:\n\tb: 1", "c.yaml:2:1: not valid YAML: found character that cannot start any token"),
         ("a: @b", "c.yaml:1:4: not valid YAML: found character that cannot start any token"),
         ("a: \a", "c.yaml: not valid YAML: unacceptable character #x0007"),

@@ -155,7 +155,8 @@ class Job:
         )
         self.console.banner(banner(built, self.source, self.run_dir, self.labels))
         if self.start.checkpoint is not None:
-            self.console.line(f"resume from {self.start.checkpoint} at step {step}")
+            rest = "" if step < built.steps else ": it is complete, and a larger train.steps would go on"
+            self.console.line(f"resume from {self.start.checkpoint} at step {step}{rest}")
         elif self.args.resume == "auto":
             place = self.args.run_dir or path.parent
             self.console.line(f"resume nothing: there is no checkpoint in {place}, so a new run begins")
