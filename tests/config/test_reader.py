@@ -128,7 +128,7 @@ A_MODEL = "model: expected a model such as {name: toy_net, …}"
         ("learning_rate=1", "unknown key 'learning_rate'; did you mean 'optimizer.lr'?"),
         ("keep_last=1", "unknown key 'keep_last'; did you mean 'checkpoint.keep_last'?"),
         ("batch=1", "unknown key 'batch'; did you mean 'data.batch_size'?"),
-        ("log.zzz=1", "unknown key 'log.zzz'; allowed: every, mining_every, pictures, root"),
+        ("log.zzz=1", "unknown key 'log.zzz'; allowed: every, mining_every, observers, pictures, root"),
         ("log.every=101%", "log.every: '101%' is more than the whole run; expected at most 100%"),
         ("criterion.top_p=010", "criterion.top_p: expected a number, got '010'; write 10 without quotes"
          " or leading zeros"
