@@ -37,9 +37,8 @@ def import_own(name: str) -> None:
     except Exception as error:
         raise ConfigError(f"--import {name}: {type(error).__name__}: {error}{_place(error)}") from error
     if file is not None and (found is None or Path(found).resolve() != file):
-        raise ConfigError(
-            f"--import {name}: another module is called {module} as well ({found or 'built into Python'}); rename the file"
-        )
+        other = found or "built into Python"
+        raise ConfigError(f"--import {name}: another module is called {module} as well ({other}); rename the file")
 
 
 def _place(error: Exception) -> str:
