@@ -118,12 +118,11 @@ def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:
         share = available & scores.isnan()
     else:
         share = (scores < threshold).logical_not_().logical_and_(available)  # with NaN
-    taken = share.count_nonzero()
+    taken = int(share.count_nonzero())  # as a tensor it would meet `wanted` in float32, which cannot count 2^24 pixels
     if taken != wanted:
         tied = share if threshold.isnan() else (scores == threshold) & available
-        number = tied.count_nonzero()
-        part = (wanted - (taken - number)) / number.double()
-        share = torch.where(tied, part, share.double())
+        number = int(tied.count_nonzero())
+        share = share.double().masked_fill_(tied, (wanted - (taken - number)) / max(number, 1))
     return Taken(share, threshold[None])
 
 

@@ -85,6 +85,15 @@ def test_scores_that_differ_in_the_last_bit_are_told_apart():
             assert share.nonzero().flatten().tolist() == sorted(order)
 
 
+def test_the_part_that_ties_give_is_as_exact_as_float64():
+    for amount in (2.1, 4_000_001.3):
+        scores = torch.ones(int(amount) + 2)
+        scores[0] = 2.0
+        share = take_largest(scores, scores > 0, torch.tensor([amount]).double()).share
+        assert share.sum().item() == pytest.approx(amount, rel=1e-12)
+        assert share[1].item() == pytest.approx((amount - 1) / (len(scores) - 1), rel=1e-14)
+
+
 def test_groups_take_their_own():
     scores = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
     group = torch.tensor([0, 1, 0, 1, 1, 0])
