@@ -114,6 +114,9 @@ def test_a_configuration_without_its_flag_is_told_the_flag(capsys):
     with pytest.raises(SystemExit):
         main(["train", "my.yaml"])
     assert "--config is needed: --config my.yaml" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "mein lauf.yaml"])
+    assert "--config 'mein lauf.yaml'" in capsys.readouterr().err
 
 
 def test_examples_are_given_as_the_command_was_called(monkeypatch):

@@ -89,7 +89,7 @@ def test_the_part_that_ties_give_is_as_exact_as_float64():
     for amount in (2.1, 4_000_001.3):
         scores = torch.ones(int(amount) + 2)
         scores[0] = 2.0
-        share = take_largest(scores, scores > 0, torch.tensor([amount]).double()).share
+        share = take_largest(scores, scores > 0, torch.tensor([amount], dtype=torch.float64)).share
         assert share.sum().item() == pytest.approx(amount, rel=1e-12)
         assert share[1].item() == pytest.approx((amount - 1) / (len(scores) - 1), rel=1e-14)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_intermixed_args(argv)
     if args.config is None and args.resume in (None, "auto"):
         given = next((word for word in args.overrides if "=" not in word), None)
-        hint = f": --config {given}" if given else " (it may be left out with --resume PATH of a run)"
+        hint = f": --config {shlex.quote(given)}" if given else " (it may be left out with --resume PATH of a run)"
         p.error(f"--config is needed{hint}")
     with on_stop(leave):
         from segtrain.cli.common import guarded
