@@ -24,7 +24,7 @@ def import_own(name: str) -> None:
         sys.path.append(folder)  # last: what lies there by chance hides nothing that is installed
     module = file.stem if file is not None else name
     try:
-        found = importlib.import_module(module).__file__
+        found = getattr(importlib.import_module(module), "__file__", None)  # what is built in has none
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(
@@ -37,7 +37,8 @@ def import_own(name: str) -> None:
     except Exception as error:
         raise ConfigError(f"--import {name}: {type(error).__name__}: {error}{_place(error)}") from error
     if file is not None and (found is None or Path(found).resolve() != file):
-        raise ConfigError(f"--import {name}: another module is called {module} as well ({found}); rename the file")
+        other = found or "built into Python"
+        raise ConfigError(f"--import {name}: another module is called {module} as well ({other}); rename the file")
 
 
 def _place(error: Exception) -> str:

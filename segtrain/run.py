@@ -37,11 +37,8 @@ class RunDirectory:
 
     def start(self, config: str) -> None:
         """Make the directory, or enter it again, and write what the run is made of: configuration and environment."""
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another --run-dir") from error
         self.lock("--run-dir")
+        self.checkpoints.mkdir(exist_ok=True)
         replace(self.path / "config.yaml", config.encode())
         replace(self.path / "env.json", (json.dumps(environment(), indent=2) + "\n").encode())
 
@@ -83,10 +80,13 @@ class RunDirectory:
     def lock(self, flag: str) -> None:
         """Two processes must not write one run. A record lock ends with its process; forked workers do not have it.
 
-        Raises ConfigError that advises another `flag`.
+        Raises ConfigError that advises another `flag`, also if the directory cannot be made or written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self.path}: {error.strerror}; choose another {flag}") from error
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -41,3 +41,6 @@ def test_what_is_not_there_and_what_hides_behind_another_is_told(in_tmp):
     (in_tmp / "json.py").write_text("")
     with pytest.raises(ConfigError, match="another module is called json"):
         import_own("json.py")
+    (in_tmp / "sys.py").write_text("")
+    with pytest.raises(ConfigError, match=r"called sys as well \(built into Python\)"):
+        import_own("sys.py")

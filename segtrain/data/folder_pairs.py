@@ -113,7 +113,7 @@ def _lines(file: Path, root: Path) -> list[str]:
     """Those of a list, which lies below `root` or in the current directory, as `segtrain data split` writes it."""
     if file.is_file() and not (root / file).exists():
         return read_lines(file)
-    return read_lines(find_root(root, str(file), f"{file}, a list") / file)
+    return read_lines(find_root(root, str(file), f"{file}, a list; a single name stands in brackets: [{file}]") / file)
 
 
 def _unpaired(

@@ -62,7 +62,7 @@ def image_files(folder: Path) -> list[Path]:
 def read_lines(file: Path) -> list[str]:
     """The lines of a list file that are not empty, without the spaces around them."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # editors of Windows begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read as a list of files: {error}") from error
     return [line.strip() for line in lines if line.strip()]

@@ -6,7 +6,7 @@ All of them wait for the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ Found = tuple[float, Probe]
 
 
 class _Worst:
-    """The `keep` images with the highest of some scores."""
+    """The `keep` images with the highest of some scores; of equal ones those whose id comes first."""
 
     def __init__(self, task: Task, keep: int) -> None:
         self._task, self._keep = task, keep
@@ -33,15 +33,19 @@ class _Worst:
         """The worst of all ranks, the worst first. Every rank takes part."""
         return tuple(probe for _, probe in self._highest([one for some in of_all_ranks(self._found) for one in some]))
 
-    def _offer(self, scores: Tensor, probe: Callable[[int], Probe]) -> None:
-        """Keep images of a batch by their scores [B]; -infinity is no candidate. Only what is kept is made a probe."""
-        best = scores.topk(min(self._keep, len(scores)))
-        bar = self._found[-1][0] if len(self._found) >= self._keep else -math.inf
-        candidates = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        self._found = self._highest(self._found + [(score, probe(index)) for score, index in candidates if score > bar])
+    def _offer(self, scores: Tensor, ids: Sequence[str], probe: Callable[[int], Probe]) -> None:
+        """Keep images of a batch by their scores [B]; -infinity and NaN are none. Only what is kept is made a probe."""
+        order = sorted((-score, ids[i], i) for i, score in enumerate(scores.tolist()) if score > -math.inf)
+        bar = _place(self._found[-1]) if len(self._found) >= self._keep else (math.inf, "")
+        better = [(-low, probe(i)) for low, name, i in order[: self._keep] if (low, name) < bar]
+        self._found = self._highest(self._found + better)
 
     def _highest(self, found: list[Found]) -> list[Found]:
-        return sorted(found, key=lambda one: (-one[0], one[1].id))[: self._keep]
+        return sorted(found, key=_place)[: self._keep]
+
+
+def _place(found: Found) -> tuple[float, str]:
+    return -found[0], found[1].id
 
 
 class LowestIoU(_Worst):
@@ -51,7 +55,7 @@ class LowestIoU(_Worst):
         """Look at the predicted class ids [B, H, W] of a batch."""
         if self._keep:
             ious = iou_of_images(prediction, batch.target, self._task)
-            self._offer(-ious, lambda i: Probe.of(batch, i, prediction[i], iou=float(ious[i])))
+            self._offer(-ious, batch.ids, lambda i: Probe.of(batch, i, prediction[i], iou=float(ious[i])))
 
 
 class ConfidentMistakes(_Worst):
@@ -69,7 +73,7 @@ class ConfidentMistakes(_Worst):
             loss = -shares[i, batch.target[i]].log()
             return Probe.of(batch, i, prediction[i], loss=loss, confidence=confidence[i])
 
-        self._offer(torch.where(wrong, confidence, -torch.inf), probe)
+        self._offer(torch.where(wrong, confidence, -torch.inf), batch.ids, probe)
 
 
 class LargestLoss(_Worst):
@@ -86,7 +90,7 @@ class LargestLoss(_Worst):
             confidence = probabilities(of_image).amax() if self._task.kind == "classification" else None
             return Probe.of(batch, i, predict(of_image)[0], loss=hardness[i], confidence=confidence)
 
-        self._offer((hardness.view(pixels.shape) * pixels).sum(1) / pixels.sum(1).clamp(min=1), probe)
+        self._offer((hardness.view(pixels.shape) * pixels).sum(1) / pixels.sum(1).clamp(min=1), batch.ids, probe)
 
     def mined(self, threshold: float) -> list[Probe]:
         """The hardest first; mined is what has a loss of at least `threshold`."""

@@ -296,9 +296,19 @@ class TestConvert:
     def test_a_folder_that_cannot_be_made_is_said(self, told, config):
         for arguments in (["convert", config, "set/data.yaml/new"], ["synth", "--out", "set/data.yaml/new"]):
             code, _, err = told(*arguments)
-            assert (code, "cannot be made: " in err, "Traceback" in err) == (2, True, False)
+            assert (code, "cannot be written: " in err, "Traceback" in err) == (2, True, False)
         code, _, err = told("split", config, "--of", "train", "--ratio", "0.5,0.5", "--out", "set/data.yaml/new")
-        assert (code, "cannot be made: " in err) == (2, True)
+        assert (code, "cannot be written: " in err) == (2, True)
+
+    def test_an_empty_folder_is_filled_also_if_it_is_the_current_one(self, told, in_tmp, monkeypatch):
+        (in_tmp / "empty").mkdir()
+        monkeypatch.chdir(in_tmp / "empty")
+        assert told("synth", "--n", "2", "--out", ".")[0] == 0
+        assert {path.name for path in Path().absolute().iterdir()} == {"images", "masks", "data.yaml"}
+
+    def test_a_name_that_is_too_long_is_said(self, told, in_tmp):
+        code, _, err = told("synth", "--out", "x" * 300)
+        assert (code, "cannot be written: File name too long" in err) == (2, True)
 
     def test_changes_may_stand_after_the_folder(self, told, config):
         assert told("convert", config, "new", "data.workers=0", "data.batch_size=1")[0] == 0

@@ -166,7 +166,7 @@ def test_a_mistake_is_one_clear_message(trained, in_tmp, capsys):
     for arguments, message in (
         (["--checkpoint", "nowhere"], "nowhere: cannot be read"),
         (["--checkpoint", trained, "--out", "full"], "full exists and is not empty"),
-        (["--checkpoint", trained, "--out", "full/mine/x"], "full/mine/x cannot be made: File exists: full/mine"),
+        (["--checkpoint", trained, "--out", "full/mine/x"], "full/mine/x cannot be written: File exists: full/mine"),
         (["--checkpoint", trained, "--images", "gone.png"], "gone.png does not exist"),
         (["--checkpoint", trained, "--tolerance", "-1"], "--tolerance -1"),
     ):

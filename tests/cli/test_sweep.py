@@ -84,6 +84,25 @@ def test_a_mistake_that_two_runs_have_made_is_not_made_by_the_rest(sweep, capsys
     assert "2 more runs would end alike and are left out" in told
 
 
+@pytest.mark.slow
+def test_a_mistake_of_two_variants_keeps_no_other_from_being_trained(sweep, capsys):
+    wrong = ["validate.monitor=val/miuo"]
+    assert main([*FLAGS, f"variants={{a: {json.dumps(wrong)}, b: {json.dumps(wrong)}, c: []}}", "seeds=[0]"]) == 1
+    assert "done   c · seed 0" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_told(sweep, capsys):
+    (sweep / "out").write_text("a file")
+    assert main(FLAGS) == 2
+    assert "cannot write to out: File exists; choose another --out" in capsys.readouterr().err
+
+
+def test_a_key_of_a_sweep_that_is_misspelt_does_not_make_it_a_configuration(sweep, capsys):
+    (sweep / "sweep.yaml").write_text(SWEEP.replace("variants:", "varaints:"))
+    assert main(FLAGS) == 2
+    assert "unknown key 'varaints'; did you mean 'variants'?" in capsys.readouterr().err
+
+
 def test_one_sweep_at_a_time_works_in_a_folder(sweep, capsys):
     (sweep / "out").mkdir()
     hold = "from segtrain.run import RunDirectory as R; from pathlib import Path; r = R(Path('out')); r.lock('--out')"

@@ -157,7 +157,7 @@ def test_a_mistake_is_one_clear_message_and_leaves_nothing(trained, in_tmp, caps
         (["--checkpoint", "nowhere"], "nowhere: cannot be read"),
         (["--checkpoint", "no.pt"], "no.pt: neither a checkpoint nor a file of weights"),
         (["--checkpoint", trained, "--out", "full"], "full exists and is not empty"),
-        (["--checkpoint", trained, "--out", "no.pt/x"], "no.pt/x cannot be made: File exists: no.pt"),
+        (["--checkpoint", trained, "--out", "no.pt/x"], "no.pt/x cannot be written: File exists: no.pt"),
         (["--checkpoint", trained, "data.val.lenght=2"], "did you mean 'length'?"),
         (["--checkpoint", trained, "model.width=6"], "its weights are not those of model tiny: size mismatch"),
         (["--checkpoint", trained, "--scales", "1,2"], "--scales goes with --tta ms"),

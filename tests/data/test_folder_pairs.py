@@ -169,6 +169,13 @@ def test_two_classes_of_one_name_are_refused(tmp_path):
         folder_pairs(root=tmp_path, names=["road", "road"])
 
 
+def test_names_are_read_from_a_file_as_editors_save_it(root: Path):
+    (root / "labels.txt").write_bytes("\r\n".join(["\ufeffStraße", *NAMES[1:], "", ""]).encode())
+    assert folder_pairs(root=root, names=Path("labels.txt")).labels.names == ("Straße", *NAMES[1:])
+    with pytest.raises(DataError, match=r"a single name stands in brackets: \[road\]"):
+        folder_pairs(root=root, names=Path("road"))
+
+
 @pytest.mark.parametrize(("of", "suffix"), [("masks", "_mask"), ("images", "_rgb")])
 def test_a_suffix_that_was_forgotten_is_named(root: Path, of: str, suffix: str):
     for file in (root / of / "train").rglob("*.png"):

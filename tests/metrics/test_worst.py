@@ -42,6 +42,26 @@ def test_the_lowest_of_all_batches_are_kept_in_order():
     assert worst.total()[0].image.shape == (8, 9, 3)
 
 
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_of_equal_images_those_whose_id_comes_first_are_kept_in_whatever_order_they_come(size):
+    prediction, target = (part.repeat(6, 1, 1) for part in some(1))
+    for names in ("bdfaec", "abcdef", "fedcba"):
+        worst = LowestIoU(TASK, 2)
+        for start in range(0, 6, size):
+            here = slice(start, start + size)
+            image = torch.zeros(size, 3, 8, 9, dtype=torch.uint8)
+            worst.update(prediction[here], Batch(image, target[here], tuple(names[here])))
+        assert [probe.id for probe in worst.total()] == ["a", "b"]
+
+
+def test_an_image_without_a_label_is_not_among_the_worst():
+    prediction, target = some(2)
+    target[0] = 255
+    worst = LowestIoU(TASK, 2)
+    worst.update(prediction, Batch(torch.zeros(2, 3, 8, 9, dtype=torch.uint8), target, ("none", "one")))
+    assert [probe.id for probe in worst.total()] == ["one"]
+
+
 def test_none_are_kept_where_none_are_wanted():
     worst = LowestIoU(TASK, 0)
     worst.update(*some(1))

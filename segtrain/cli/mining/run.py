@@ -15,7 +15,7 @@ import torch
 from segtrain import distributed
 from segtrain.build import first, register_components
 from segtrain.cli.data.common import component, watch
-from segtrain.cli.folders import new_folder, run_of, to_be_written
+from segtrain.cli.folders import move_files, new_folder, run_of, to_be_written
 from segtrain.cli.mining import tables
 from segtrain.cli.mining.models import Ranking, loaded, ranking
 from segtrain.data.loading import val_loader
@@ -181,9 +181,7 @@ def result_folder(out: Path) -> Iterator[Path]:
         if there:
             for name in there:
                 (out / name).unlink()
-            for file in unfinished.iterdir():
-                file.rename(out / file.name)
-            unfinished.rmdir()
+            move_files(unfinished, out)
 
 
 def written(out: Path) -> list[str]:

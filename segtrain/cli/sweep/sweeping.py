@@ -141,9 +141,9 @@ def read_sweep(path: Path, overrides: Sequence[str]) -> tuple[Sweep, Source]:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file is a sweep rather than a configuration. Raises ConfigError if it cannot be read."""
+    """Whether a file is a sweep rather than a configuration, mistaken or not. Raises ConfigError if it is not YAML."""
     root = read(path).value
-    return isinstance(root, dict) and "variants" in root
+    return isinstance(root, dict) and not {"config", "variants"}.isdisjoint(root)
 
 
 def planned(sweep: Sweep, config: Path, out: Path) -> list[Run]:
@@ -290,8 +290,9 @@ class Runner:
         self.say("\n       ".join([f"FAILED {one}: exit code {code}, see {one.log}", *words[:SHOWN]]))
 
     def would_end_alike(self, one: Run) -> bool:
-        """Whether two runs ended with the same mistake: both of this variant, or of two, so that all have it."""
-        return any(len(of) > 1 and (len(set(of)) > 1 or one.variant in of) for of in self.mistakes.values())
+        """Whether two runs of this variant ended with the same mistake, or one run of every variant."""
+        variants = {other.variant for other in self.say.runs}
+        return any(of.count(one.variant) > 1 or (len(of) > 1 and set(of) == variants) for of in self.mistakes.values())
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
