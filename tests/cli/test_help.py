@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,14 @@ for place in json.loads(sys.argv[1]):
 print(json.dumps(told))
 """
 PLACES = [place.words for place in places()]
+
+
+@pytest.mark.parametrize(("given", "then"), [({}, "1"), ({"THP_MEM_ALLOC_ENABLE": "0"}, "0")])
+def test_commands_ask_for_large_pages_before_torch_is_imported_unless_told_otherwise(given, then):
+    ask = "import os, sys, segtrain.cli; print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules)"
+    others = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    result = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, env=others | given)
+    assert result.stdout.split() == [then, "False"]
 
 
 def test_the_help_of_every_command_has_examples_and_imports_nothing_heavy():

@@ -40,6 +40,13 @@ def test_nothing_is_kept_where_nothing_is_wrong_or_asked_for():
     assert shown(0) == ()
 
 
+def test_an_answer_that_is_no_number_hides_no_mistake():
+    mistakes = ConfidentMistakes(task_of(3, "classification"), 2)
+    logits = torch.cat([torch.full((2, 3), torch.nan), LOGITS[1:3]])
+    mistakes.update(logits, Batch(IMAGES[:4], torch.tensor([1, 1, 1, 2]), ("a", "b", "c", "d")))
+    assert [probe.id for probe in mistakes.total()] == ["d", "c"]
+
+
 def shown_by(parts):
     return [
         (probe.id, np.asarray(probe.image).tolist()) for probe in shown(2, chosen=parts[torch.distributed.get_rank()])
