@@ -61,7 +61,6 @@ def load_trained(
         raise CheckpointError(f"{file} is no checkpoint of a run, its keys are {', '.join(map(str, list(state)[:8]))}")
     alone = ("log.observers=[]", *overrides)  # it need not be at hand what watched the training
     config, source = restore(state["config"], file, alone)
-    )  # who watched the training is done
     about = state["task"]
     task = Task(
         about["kind"], tuple(about["classes"]), tuple(tuple(color) for color in about["palette"]), about["ignore_index"]
