@@ -59,7 +59,8 @@ def load_trained(
     state = shards.load(file)
     if not {"config", "task", "model", "step"} <= state.keys():
         raise CheckpointError(f"{file} is no checkpoint of a run, its keys are {', '.join(map(str, list(state)[:8]))}")
-    config, source = restore(state["config"], file, overrides)
+    alone = ("log.observers=[]", *overrides)  # it need not be at hand what watched the training
+    config, source = restore(state["config"], file, alone)
     about = state["task"]
     task = Task(
         about["kind"], tuple(about["classes"]), tuple(tuple(color) for color in about["palette"]), about["ignore_index"]

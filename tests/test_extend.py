@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from segtrain.cli.train import main
 from segtrain.config import load
-from segtrain.registry import SCHEDULES
+from segtrain.registry import OBSERVERS, SCHEDULES
+from segtrain.trained import load_trained
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -44,6 +46,15 @@ def test_own_data_model_schedule_and_tracker_train_together(train, in_tmp):
     assert 0 < last["val/miou"] < last["val/mean_dice"] < 1
     config, _ = load(in_tmp / "run" / "config.yaml")
     assert [one.name for one in config.log.observers] == ["own_tracker"]
+
+
+def test_whoever_uses_a_trained_model_needs_no_tracker(train, in_tmp, monkeypatch, capsys):
+    assert train("log.observers=[{name: own_tracker}]") == 0
+    monkeypatch.delitem(OBSERVERS._factories, "own_tracker")
+    assert load_trained(in_tmp / "run", torch.device("cpu")).step == 4
+    capsys.readouterr()
+    assert main(["--config", "ce", "log.observers=[{name: elsewhere}]"]) == 2
+    assert "unknown observer 'elsewhere'; there is none yet: --import what registers it" in capsys.readouterr().err
 
 
 def test_mistakes_in_their_keys_are_told_with_their_place(train, capsys):

@@ -203,6 +203,7 @@ class Checker:
             self._problem(node.mark, path, text)
         elif not isinstance(name.value, str) or name.value not in registry:
             near = did_you_mean(name.value[:80] if isinstance(name.value, str) else "", registry)
+            near = near if any(registry) else "; there is none yet: --import what registers it"
             self._problem(name.mark, path, f"{path}: unknown {registry.kind} {shown(name)}{near}")
         else:
             return name.value
