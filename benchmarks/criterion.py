@@ -63,9 +63,7 @@ def main() -> None:
     p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     p.add_argument("--amp", default="off", choices=list(DTYPES), help="logits of this type, under autocast")
     p.add_argument("--runs", type=int, default=9, help="of each variant, after one that does not count")
-    p.add_argument(
-        "--compile", action="store_true", help="also torch.compile of the eager loss and of ours (needs a compiler)"
-    )
+    p.add_argument("--compile", action="store_true", help="also the eager loss and ours compiled (needs a compiler)")
     p.add_argument("--upsample", action="store_true", help=f"logits at 1/{FACTOR} of the size, upsampled for the loss")
     p.add_argument("--network", action="store_true", help="forward and backward of FPN-ResNet18 with the losses")
     p.add_argument("--clock", choices=list(CLOCKS), help="wall on a CPU, device on a GPU, where not given")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from documents import DOCUMENTS, ROOT, RUN, SMALL, commands, furnish
-from torch.distributed.run import parse_args as of_torchrun
+from torch.distributed.run import get_args_parser
 
 from segtrain.build import register_components
 from segtrain.cli import config
@@ -46,6 +46,14 @@ OTHERS = {  # programs that are not ours, and why they are not started
 }
 ALL = list(dict.fromkeys(command for document in DOCUMENTS for command in commands(document)))
 PLACES = {place.words: place for place in places()}
+
+
+def of_torchrun(arguments):
+    """What torchrun makes of its arguments; that of torch 2.10 has no --shutdown-timeout yet."""
+    parser = get_args_parser()
+    if "--shutdown-timeout" not in parser.format_help():
+        arguments = [word for word in arguments if not word.startswith("--shutdown-timeout=")]
+    return parser.parse_args(arguments)
 
 
 def ours(words):
