@@ -151,7 +151,7 @@ def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dat
     if len(train.labels.names) < 2:
         only = ", ".join(train.labels.names)
         raise ConfigError(
-            f"{maker.source.where('data.train')}: data.train has one class, {only}, so there is nothing to tell it from; "
+            f"{maker.source.where('data.train')}: data.train has one class, {only}, and nothing to tell it from; "
             f"the background is a class as well: values: {{0: background, 255: {only}}}, or what the labels hold"
         )
     if limits.overfit:
