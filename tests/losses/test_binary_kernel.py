@@ -60,6 +60,41 @@ def test_edges():
     check(logits, target)
 
 
+def test_a_label_out_of_range_that_is_not_mined_has_no_gradient():
+    logits, target = scene((1, 5, 8, 9))
+    target[0, 4, 4], target[0, 5, 5] = 77, 77
+    share = torch.ones(target.shape)
+    share[0, 4, 4] = 0
+    given = logits.requires_grad_()
+    value = binary.bce_with_logits(given, target, None, 255, 0.0).value
+    (slope,) = torch.autograd.grad(value, given, share)
+    assert value[0, 4, 4].isnan()
+    assert slope[0, :, 5, 5].isnan().all()
+    assert (slope[0, :, 4, 4] == 0).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("upsampled", [False, True])
+def test_a_second_derivative_and_many_gradients_at_once_are_those_of_the_plain_path(smoothing, upsampled):
+    low, target = scene((2, 5, 6, 7), torch.float64)
+    low.requires_grad_()
+    logits = Upsampled(low, (12, 14), (11, 13), True) if upsampled else low
+    target = scene((2, 5, *logits.shape[2:]))[1]
+    some = torch.rand(3, *target.shape, dtype=torch.float64)
+
+    def derivatives(value):
+        (gradient,) = torch.autograd.grad(value.square().sum(), low, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), low, retain_graph=True)
+        (rows,) = torch.autograd.grad(value, low, some, is_grads_batched=True)
+        return gradient, second, rows
+
+    full = logits.full() if upsampled else low
+    ours = derivatives(binary.bce_with_logits(logits, target, None, 255, smoothing).value)
+    theirs = derivatives(channels.bce_with_logits(full, target, label_smoothing=smoothing).value)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("classes", [1, 5])
 def test_the_loss_takes_it_for_labels_and_from_low_resolution(monkeypatch, classes):
     monkeypatch.setattr(kernels, "_LARGE_BINARY", 0)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segtrain.losses.kernels.blocks import blocks_of
+from segtrain.losses.kernels.derivatives import differentiable
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.kernels.once import once
-from segtrain.losses.targets import Labels, read_labels
-from segtrain.upsampling import Logits, Upsampled
+from segtrain.losses.targets import Labels, full_precision, read_labels, shield
+from segtrain.upsampling import Logits, Upsampled, full_resolution
 
 _LINEAR = 40  # softplus(x) is x from here on, also in float64
 
@@ -27,6 +27,17 @@ def bce_with_logits(
     low, *upsampling = logits if isinstance(logits, Upsampled) else (logits,)
     with torch.autocast(logits.device.type, enabled=False):
         return PixelMap(*_BinaryCrossEntropy.apply(low, target, weight, ignore_index, smoothing, *upsampling))
+
+
+def _plain(
+    low: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, *upsampling: Any
+) -> Tensor:
+    """The values in plain torch, which can be differentiated as often as anyone likes."""
+    logits = full_precision(full_resolution(Upsampled(low, *upsampling) if upsampling else low))
+    labels = read_labels(logits, target, max(low.shape[1], 2), weight, ignore_index)
+    x = shield(logits, labels.valid[:, None])
+    value = F.softplus(x, threshold=_LINEAR).sum(1) - (1 - smoothing) * _of_label(x, labels) - smoothing / 2 * x.sum(1)
+    return torch.where(labels.valid, value * labels.weight * labels.spoiled, 0.0)
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
@@ -56,24 +67,26 @@ class _BinaryCrossEntropy(torch.autograd.Function):
             value[at] = torch.where(labels.valid, plain * labels.weight, 0.0)
             count[at], valid[at] = labels.weight * channels, labels.valid
         ctx.save_for_backward(low, target, weight, total)
-        ctx.ignore_index, ctx.smoothing, ctx.upsampling = ignore_index, smoothing, upsampling
+        ctx.options = ignore_index, smoothing, *upsampling
         ctx.mark_non_differentiable(count, hardness, valid)
         return value, count, hardness, valid
 
     @staticmethod
-    @once
-    def backward(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    @differentiable(_plain)
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
         low, target, weight, total = ctx.saved_tensors
-        blocks = blocks_of(low, ctx.upsampling)
+        ignore_index, smoothing, *upsampling = ctx.options
+        blocks = blocks_of(low, upsampling)
         blocks.start_gradient()
-        channels, smoothing = low.shape[1], ctx.smoothing
+        channels = low.shape[1]
         for at in blocks.places:
             if not slope[at].any():
                 blocks.skip(at)
                 continue
             x = blocks.read(at)
-            labels = read_labels(x, target[at], max(channels, 2), weight, ctx.ignore_index)
-            share = torch.where(labels.valid, slope[at] * labels.weight * labels.spoiled, 0.0)
+            labels = read_labels(x, target[at], max(channels, 2), weight, ignore_index)
+            seen = labels.valid & (slope[at] != 0)  # 0 times the NaN of a label out of range is NaN
+            share = torch.where(seen, slope[at] * labels.weight * labels.spoiled, 0.0)
             e = x.sigmoid_()
             if smoothing:
                 e.sub_(smoothing / 2)
@@ -85,7 +98,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
             if (unseen := (share == 0) & total[at].isnan()).any():
                 e.masked_fill_(unseen[:, None], 0.0)
             blocks.write(at, e, share[:, None])
-        return (blocks.gradient.to(low.dtype), *[None] * (4 + len(ctx.upsampling)))
+        return blocks.gradient.to(low.dtype)
 
 
 def _of_label(x: Tensor, labels: Labels) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segtrain.losses.kernels.derivatives import differentiable
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.kernels.once import differentiable
 from segtrain.losses.targets import full_precision, labels_of_block, read_labels, shield
 from segtrain.upsampling import Logits, Place, Upsampled, full_resolution
 

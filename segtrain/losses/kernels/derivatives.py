@@ -1,4 +1,4 @@
-"""A gradient that refuses to be differentiated, where the one of the plain path could be."""
+"""Gradients of kernels that can be differentiated again, by the plain path."""
 
 from __future__ import annotations
 
@@ -35,34 +35,3 @@ def differentiable(plain: Callable[..., Tensor]) -> Callable[..., Any]:
         return wrapped
 
     return decorate
-
-
-def once(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """For the backward pass of a kernel whose first input and first saved tensor are the logits.
-
-    torch's `once_differentiable` looks at the slopes alone; of a loss they are constant, so a second derivative would
-    be left out in silence.
-    """
-
-    @functools.wraps(backward)
-    def wrapped(ctx: Any, *slopes: Tensor) -> Gradients:
-        with torch.no_grad():
-            gradient, *others = backward(ctx, *slopes)
-        if torch.is_grad_enabled():
-            gradient = _Once.apply(gradient, ctx.saved_tensors[0], slopes[0])
-        return gradient, *others
-
-    return wrapped
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, logits: Tensor, slope: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Gradients:
-        raise RuntimeError(
-            "second derivative of a loss of large logits, whose fast path has only the first; torch.func.grad and "
-            "torch.func.hessian take the plain path, which has both"
-        )
