@@ -148,6 +148,12 @@ def datasets(config: Config, maker: Maker, limits: Limits) -> tuple[Dataset, Dat
             f"{maker.source.where('data.val')}: data.val has the classes {', '.join(val.labels.names)}, data.train has "
             f"{', '.join(train.labels.names)}; both need the same, in the same order"
         )
+    if len(train.labels.names) < 2:
+        only = ", ".join(train.labels.names)
+        raise ConfigError(
+            f"{maker.source.where('data.train')}: data.train has one class, {only}, and nothing to tell it from; "
+            f"the background is a class as well: values: {{0: background, 255: {only}}}, or what the labels hold"
+        )
     if limits.overfit:
         return first(train, limits.overfit), first(train, limits.overfit)
     return (

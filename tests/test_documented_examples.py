@@ -14,6 +14,7 @@ from torch.distributed.run import get_args_parser as of_torchrun
 from segtrain.build import register_components
 from segtrain.cli.completion import places
 from segtrain.cli.config import main as config
+from segtrain.cli.sweep.sweeping import Sweep, planned
 from segtrain.cli.train import main as train
 from segtrain.config import load
 from segtrain.config.reference import look_up
@@ -69,11 +70,16 @@ def test_a_sketch_has_the_signatures_of_the_example_that_it_is_of(block):
 @pytest.mark.parametrize("block", YAML, ids=name)
 def test_a_configuration_in_yaml_is_free_of_mistakes(block, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    register_components(["docs.examples.poly_loss"])
+    register_components([f"docs.examples.{name}" for name in ("poly_loss", "npz_data", "own_tracker")])
     written = yaml.safe_load(block.text)
-    base = "stanford_cars_scratch" if "val_prepare" in written else "camvid"
-    whole = written if set(written) <= {"data", "model", "criterion"} else {"data": written}
     file = tmp_path / "shown.yaml"
+    if "variants" in written:
+        file.write_text(block.text)
+        sweep, _ = load(file, schema=Sweep)
+        assert planned(sweep, ROOT / "configs" / sweep.config, tmp_path)
+        return
+    base = "stanford_cars_scratch" if "val_prepare" in written else "camvid"
+    whole = written if set(written) <= {"data", "model", "criterion", "log"} else {"data": written}
     file.write_text(yaml.safe_dump({"_base_": str(ROOT / f"configs/{base}.yaml"), **whole}, sort_keys=False))
     load(file, ["train.steps=2000", "train.epochs=null"])
 

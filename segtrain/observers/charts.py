@@ -77,7 +77,7 @@ def curve(loss: Losses, valid: npt.NDArray[np.bool_], top_p: float | None) -> Pi
 def histogram(loss: Losses, threshold: float | None, top_p: float | None) -> Picture:
     """How many of the pixels have which loss, on a logarithmic scale; mined are those from `threshold` on."""
     title = "How many pixels have which loss (logarithmic scale; the ends hold everything beyond)"
-    losses = _finite(loss)
+    losses = _finite(loss).astype(np.float64)  # float32 has no 1e-4, so that what is clipped to it would fall out
     if not losses.size:
         return _without_loss(title)
     axes = _Axes(

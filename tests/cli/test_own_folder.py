@@ -86,6 +86,13 @@ def test_the_same_samples_in_both_splits_are_said_once_and_warned_of(told, photo
         assert any("data.val has the samples of data.train" in warning for warning in warnings) is warned
 
 
+def test_one_class_alone_is_refused(told, photos):
+    one = {**OWN, "values": {0: "ignore", 255: "car"}}
+    config(one, val={**one, "values": {0: "ignore", 255: "car"}})
+    code, _, err = told("train", "--config", "my.yaml", "--dry-run")
+    assert (code, "one class, car" in err, "values: {0: background, 255: car}" in err) == (2, True, True)
+
+
 def test_smoothed_masks_are_called_so_and_do_not_fill_the_screen(told, photos):
     ramp = np.linspace(0, 250, 24 * 20).astype(np.uint8).reshape(20, 24)
     for mask in Path("own/masks").iterdir():

@@ -53,6 +53,12 @@ def test_the_histogram_paints_from_the_threshold_on(said):
     assert share == pytest.approx(1 / 5, abs=0.03)  # one decade of the five that are shown
 
 
+@pytest.mark.parametrize("loss", [0.0, 1e-7, 1e-4, 10.0, 100.0])
+def test_the_ends_of_the_histogram_hold_what_lies_beyond(loss):
+    picture = charts.histogram(np.full(9, loss, np.float32), 0.0, 1.0)
+    assert magenta_columns(picture).size
+
+
 def test_a_loss_equal_to_the_threshold_counts_as_mined():
     assert magenta_columns(charts.histogram(np.full(9, 0.5), 0.5, 1.0)).size
     assert not magenta_columns(charts.histogram(np.full(9, 0.5), 0.6, 0.0)).size
