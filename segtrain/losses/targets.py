@@ -39,12 +39,14 @@ class _Shield(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return tangent.view_as(tangent)
-
-    @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return torch.where(ctx.saved_tensors[0], gradients[0], 0.0), None
+
+
+class _ShieldWithTangent(_Shield):
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.view_as(tangent)
 
 
 def shield(logits: Tensor, valid: Tensor) -> Tensor:
@@ -52,7 +54,8 @@ def shield(logits: Tensor, valid: Tensor) -> Tensor:
 
     Replacing them before the loss would do as well, for one more copy of the logits in the forward pass.
     """
-    shielded: Tensor = _Shield.apply(logits, valid)
+    way = _Shield if torch.compiler.is_compiling() else _ShieldWithTangent  # the compiler takes no function with a jvp
+    shielded: Tensor = way.apply(logits, valid)
     return shielded
 
 
