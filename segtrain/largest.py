@@ -85,8 +85,7 @@ def take_largest(
     part = (missing / torch.where(tied > 0, tied, 1.0)).clamp(0, 1)
     threshold = threshold.to(keys.dtype)
     at = _of(threshold, group)
-    share = (keys > at).double()
-    torch.where(keys == at, _of(part, group), share, out=share)
+    share = torch.where(keys == at, _of(part, group), keys > at)
     return Taken(share if masked else share.mul_(available), _unordered(threshold, scores.dtype))
 
 

@@ -39,6 +39,10 @@ class _Shield(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.view_as(tangent)
+
+    @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return torch.where(ctx.saved_tensors[0], gradients[0], 0.0), None
 

@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 import segtrain.losses as L
+from segtrain.losses import kernels
 from segtrain.schedule import between, linear
 
 MODULES = [
@@ -234,3 +236,31 @@ def test_importing_the_losses_needs_nothing_but_torch():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     heavy = ("segmentation_models_pytorch", "albumentations", "pydantic", "cv2", "timm", "torchvision", "scipy", "PIL")
     assert not [name for name in heavy if f"'{name}'" in loaded]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch's own forward mode
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("smallest", [0, 1 << 60])
+def test_a_mined_loss_has_gradients_per_sample_tangents_and_a_hessian(monkeypatch, smallest):
+    monkeypatch.setattr(kernels, "_LARGE", smallest)
+    inputs = torch.randn(3, 4, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(30).view(3, 5, 2) % 4
+    target[0, 0] = -100
+
+    def loss(x, t):
+        return L.bootstrapped_cross_entropy(x, t, 0, 0.5)
+
+    def one(x, t):
+        return loss(x[None], t[None])
+
+    per_sample = torch.func.vmap(torch.func.grad(one))(inputs, target)
+    for row, x, t in zip(per_sample, inputs, target, strict=True):
+        torch.testing.assert_close(row, torch.func.grad(one)(x, t))
+    slope = torch.func.grad(loss)(inputs, target)
+    _, along = torch.func.jvp(lambda x: loss(x, target), (inputs,), (inputs,))
+    torch.testing.assert_close(along, (slope * inputs).sum())
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(inputs, inputs)
+        torch.testing.assert_close(forward_ad.unpack_dual(loss(dual, target)).tangent, along)
+    hessian = torch.func.hessian(one)(inputs[0], target[0])
+    torch.testing.assert_close(hessian, torch.autograd.functional.hessian(lambda x: one(x, target[0]), inputs[0]))
