@@ -205,7 +205,6 @@ def test_compiles_as_one_graph(loss):
     torch.testing.assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # dynamo's own, in torch 2.10
 def test_one_graph_without_code_generation():
     inputs, target = scene((2, 3, 8, 8))
     for loss in (L.CrossEntropyLoss(), L.BootstrappedCrossEntropy(0.3), L.BootstrappedBCEWithLogits(0.3), L.DiceLoss()):
