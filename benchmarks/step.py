@@ -267,9 +267,7 @@ def main() -> None:
     p.add_argument("--arch", default="fpn")
     p.add_argument("--amp", choices=("off", "bf16"), default="off")
     p.add_argument("--data", choices=("memory", "camvid"), default="memory")
-    p.add_argument(
-        "--only", metavar="LOOP", nargs="+", help="no other loops beside the bare one: more rounds in less time"
-    )
+    p.add_argument("--only", metavar="LOOP", nargs="+", help="no other loops beside the bare one")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = p.parse_args()
     if os.environ.get("MALLOC_ARENA_MAX") != "1":  # threads share one heap, or each would meet another allocator

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from segtrain.errors import ConfigError
 
@@ -19,12 +20,14 @@ def import_own(name: str) -> None:
     file = Path(name).resolve() if name.endswith(".py") else None
     if file is not None and not file.is_file():
         raise ConfigError(f"--import {name}: there is no such file below {os.getcwd()}")
+    if file is not None and any(_file_of(module) == file for module in list(sys.modules.values())):
+        return  # under another name, and what it registers would be registered twice
     folder = str(file.parent) if file is not None else os.getcwd()
     if folder not in sys.path:
         sys.path.append(folder)  # last: what lies there by chance hides nothing that is installed
     module = file.stem if file is not None else name
     try:
-        found = getattr(importlib.import_module(module), "__file__", None)  # what is built in has none
+        found = _file_of(importlib.import_module(module))
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(
@@ -36,9 +39,15 @@ def import_own(name: str) -> None:
         raise ConfigError(f"--import {name}: {type(error).__name__}: {error.msg}{where}") from error
     except Exception as error:
         raise ConfigError(f"--import {name}: {type(error).__name__}: {error}{_place(error)}") from error
-    if file is not None and (found is None or Path(found).resolve() != file):
+    if file is not None and found != file:
         other = found or "built into Python"
         raise ConfigError(f"--import {name}: another module is called {module} as well ({other}); rename the file")
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    """None for what is built in."""
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
 
 
 def _place(error: Exception) -> str:

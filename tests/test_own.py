@@ -18,6 +18,16 @@ def test_a_module_is_found_in_the_current_folder_and_by_its_file(in_tmp, name):
     assert name in SCHEDULES
 
 
+def test_a_file_that_is_known_under_another_name_is_not_brought_in_twice(in_tmp, monkeypatch):
+    monkeypatch.syspath_prepend(in_tmp)
+    (in_tmp / "own_folder").mkdir()
+    (in_tmp / "own_folder" / "own_twice.py").write_text(
+        "from segtrain.registry import SCHEDULES\nSCHEDULES.register('own_twice')(lambda run: None)\n"
+    )
+    import_own("own_folder.own_twice")
+    import_own("own_folder/own_twice.py")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
