@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import math
 from typing import Any, NamedTuple
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks, world_size
+from segtrain.gpu_code import triton_module
 
 _FREE = ("cpu",)  # devices whose numbers the host can read without waiting
 
@@ -92,16 +91,8 @@ def take_largest(
 def _on_gpu(scores: Tensor) -> Any:
     """The kernels for these scores, None where there are none."""
     plain = torch.compiler.is_compiling() or torch.func.debug_unwrap(scores) is scores
-    return _triton() if scores.device.type == "cuda" and scores.dtype == torch.float32 and plain else None
-
-
-@functools.cache
-def _triton() -> Any:
-    """The GPU's kernels, None where Triton is not installed."""
-    try:
-        return importlib.import_module("segtrain.radix")
-    except ImportError:
-        return None
+    fits = scores.device.type == "cuda" and scores.dtype == torch.float32 and plain
+    return triton_module("segtrain.radix") if fits else None
 
 
 def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:

@@ -8,14 +8,13 @@ in the few places of memory in which most scores are. All sums are of integers, 
 # ruff: noqa: N803
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks
+from segtrain.gpu_code import on_device_of
 
 BLOCK = 4096
 WARPS = 8
@@ -112,7 +111,7 @@ def _take(scores: Tensor, available: Tensor, amount: Tensor, over_ranks: bool) -
     if not groups:
         return share, score
     programs = max(1, min(triton.cdiv(length, BLOCK), _PROGRAMS // groups))
-    with torch.cuda.device(scores.device) if scores.device.type == "cuda" else nullcontext():
+    with on_device_of(scores):
         for (high, width), number in zip(DIGITS, counts, strict=True):
             digit = {"HIGH": high, "WIDTH": width}
             count_kernel[programs, groups](

@@ -21,6 +21,7 @@ FLOORS = {
     "writing": 0,
     "precision": 0,
     "memory": 0,
+    "gpu_code": 0,
     "randomness": 0,
     "processors": 0,
     "inference": 0,

@@ -5,14 +5,13 @@ A loss asks for a path for its logits; None means that the plain one is as good.
 
 from __future__ import annotations
 
-import functools
-import importlib
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from segtrain.gpu_code import triton_module
 from segtrain.largest import asking_is_free
 from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.kernels.maps import PixelMap
@@ -24,6 +23,7 @@ __all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]
 # (2 MiB of L2), torch 2.14, 2026-11-28: docs/kernels.md has the numbers
 _LARGE = 1 << 18
 _LARGE_BINARY = 1 << 22
+_TRITON = "segtrain.losses.kernels.gpu"
 
 
 def cross_entropy(
@@ -59,7 +59,7 @@ def pays(shape: torch.Size) -> bool:
 
 def path(device: torch.device) -> str:
     """What computes the cross entropy of large logits on `device`, in a few words for a log."""
-    if device.type == "cuda" and _triton() is not None:
+    if device.type == "cuda" and triton_module(_TRITON) is not None:
         return "Triton kernels"
     return "blocks" if device.type == "cpu" else "plain torch"
 
@@ -86,13 +86,4 @@ def _can_go_by_blocks(logits: Logits) -> bool:
 
 def _gpu(logits: Logits) -> Any:
     """The kernels for logits on a GPU, None where there are none."""
-    return _triton() if logits.device.type == "cuda" and logits.dtype != torch.float64 else None
-
-
-@functools.cache
-def _triton() -> Any:
-    """The GPU's kernels, None where Triton is not installed."""
-    try:
-        return importlib.import_module("segtrain.losses.kernels.gpu")
-    except ImportError:
-        return None
+    return triton_module(_TRITON) if logits.device.type == "cuda" and logits.dtype != torch.float64 else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
+from segtrain.gpu_code import on_device_of
 from segtrain.losses.kernels.gpu.kernels import backward_kernel, backward_of_cells_kernel, forward_kernel
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.upsampling import Logits, Upsampled
@@ -83,7 +83,7 @@ def _forward(
     shape = tile(logits, grid is not None)
     programs = target.shape[0] * triton.cdiv(target[:1].numel(), shape["BLOCK"])
     if programs:
-        with _device_of(logits):
+        with on_device_of(logits):
             forward_kernel[programs,](
                 *(logits, target, target if weight is None else weight, _mass(logits, weight, smoothing), *maps),
                 *_numbers(logits, target, ignore_index, smoothing, sigmoid),
@@ -142,7 +142,7 @@ def _backward(
     given = (logits, target, *weights, slope, peak, log_total)
     numbers = _numbers(logits, target, ignore_index, smoothing, sigmoid)
     flags = _flags(weight, smoothing, sigmoid)
-    with _device_of(logits):
+    with on_device_of(logits):
         if grid is None:
             if programs := images * triton.cdiv(height * width, shape["BLOCK"]):
                 backward_kernel[programs,](*given, gradient, *numbers, **flags, **shape)
@@ -162,11 +162,6 @@ def _backward(
 @_backward.register_fake
 def _(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits)
-
-
-def _device_of(logits: Tensor) -> AbstractContextManager[object]:
-    """Triton starts kernels on the current device, whatever their tensors are on."""
-    return torch.cuda.device(logits.device) if logits.device.type == "cuda" else nullcontext()
 
 
 def _mass(logits: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
