@@ -88,7 +88,7 @@ class Learner:
 
     def check_output(self, output: Any, batch: Batch) -> None:
         """Raise ValueError unless a model, which may be a user's own, gives what the criterion reads."""
-        logits = output.logits if isinstance(output, Output) else output
+        logits = logits_of(output)
         wanted = (*batch.target.shape[:1], self.criterion.channels, *batch.target.shape[1:])
         if tuple(getattr(logits, "shape", ())) != wanted:
             gave = tuple(logits.shape) if hasattr(logits, "shape") else f"a {type(logits).__name__}"
