@@ -23,15 +23,8 @@ pytestmark = pytest.mark.usefixtures("in_tmp")
 
 
 @pytest.fixture
-def told(capsys):
-    """Runs the command: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def told(told_by):
+    return told_by(main)
 
 
 @pytest.fixture
