@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 
+GPUS = ("cuda", "meta")  # meta: tensors without numbers, to see what would be launched
+
+
 @functools.cache
 def triton_module(name: str) -> Any:
     """The module of this name, None where Triton is not installed."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks, world_size
-from segtrain.gpu_code import triton_module
+from segtrain.gpu_code import GPUS, triton_module
 
 _FREE = ("cpu",)  # devices whose numbers the host can read without waiting
 
@@ -91,7 +91,7 @@ def take_largest(
 def _on_gpu(scores: Tensor) -> Any:
     """The kernels for these scores, None where there are none."""
     plain = torch.compiler.is_compiling() or torch.func.debug_unwrap(scores) is scores
-    fits = scores.device.type == "cuda" and scores.dtype == torch.float32 and plain
+    fits = scores.device.type in GPUS and scores.dtype == torch.float32 and plain
     return triton_module("segtrain.radix") if fits else None
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from segtrain.gpu_code import triton_module
+from segtrain.gpu_code import GPUS, triton_module
 from segtrain.largest import asking_is_free
 from segtrain.losses.kernels import binary, blocks
 from segtrain.losses.kernels.maps import PixelMap
@@ -86,4 +86,4 @@ def _can_go_by_blocks(logits: Logits) -> bool:
 
 def _gpu(logits: Logits) -> Any:
     """The kernels for logits on a GPU, None where there are none."""
-    return triton_module(_TRITON) if logits.device.type == "cuda" and logits.dtype != torch.float64 else None
+    return triton_module(_TRITON) if logits.device.type in GPUS and logits.dtype != torch.float64 else None
