@@ -4,16 +4,15 @@
     python benchmarks/traffic.py --launches
 
 Forward and backward run on tensors that have a shape and no numbers. What an operator of torch is given is read and
-what it returns is written, each once; a selection reads its scores three times, and backward leaves out the sectors of
-32 bytes without a mined pixel, whose share is an estimate. `floor` is that of benchmarks/criterion.py: logits read twice
-and their gradient written, the label of each pixel twice and four numbers of 4 bytes. What a cache saves is not counted.
+what it returns is written, each once; a selection reads its scores three times, and backward leaves out the sectors
+of 32 bytes without a mined pixel, whose share is an estimate. `floor` is that of benchmarks/criterion.py: logits read
+twice and their gradient written, the label of each pixel twice and four numbers of 4 bytes. What a cache saves is not
+counted, and what is smaller than a map of the pixels only in the number of launches.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from segtrain.task import Task
 
 SHAPES = [(8, 19, 512, 1024), (16, 150, 512, 512)]
 READ_AGAIN = {torch.bfloat16: 0.6, torch.float32: 0.4}  # part of the logits' sectors that hold a mined pixel, p = 0.15
-PASSES = {"segtrain::take_largest": 3}
+PASSES = {"segtrain::take_largest": 3}  # over the scores
 OPTIONS: dict[str, dict[str, Any]] = {
     "mined": {"top_p": 0.15},
     "mean": {"top_p": 1.0},
@@ -104,7 +103,10 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--launches", action="store_true", help="each of them")
     args = p.parse_args()
-    print("| logits | labels | criterion | bytes per pixel | logits and gradient | floor | times | launches |\n|" + "---|" * 8)
+    print(
+        "| logits | labels | criterion | bytes per pixel | logits and gradient | floor | times | launches |\n|"
+        + "---|" * 8
+    )
     for shape in SHAPES:
         for target_dtype in (torch.int64, torch.uint8):
             for what, options in OPTIONS.items():
