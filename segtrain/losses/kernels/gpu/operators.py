@@ -10,6 +10,8 @@ import triton
 from torch import Tensor
 
 from segtrain.gpu_code import on_device_of
+from segtrain.losses.kernels import binary, blocks
+from segtrain.losses.kernels.derivatives import differentiable
 from segtrain.losses.kernels.gpu.kernels import backward_kernel, backward_of_cells_kernel, forward_kernel
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.upsampling import Logits, Upsampled
@@ -206,12 +208,31 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)  # of the other maps they would be maps of zeros
 
 
-def _slope(ctx: Any, slope: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    if slope is None:
-        return (None,) * 9
+def _plain_values(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    smoothing: float,
+    sigmoid: bool,
+    grid_height: int,
+    grid_width: int,
+    align_corners: bool,
+) -> Tensor:
+    loss = binary.plain_values if sigmoid else blocks.plain_values
+    upsampling: tuple[Any, ...] = ((grid_height, grid_width), target.shape[1:], align_corners) if grid_height else ()
+    return loss(logits, target, weight, ignore_index, smoothing, *upsampling)
+
+
+@differentiable(_plain_values)
+def _gradient(ctx: Any, slope: Tensor) -> Tensor:
     logits, target, weight, *maps = ctx.saved_tensors
-    gradient = _backward(logits, target, weight, *ctx.options, slope.contiguous(), *maps)
-    return (gradient, *[None] * 8)
+    gradient: Tensor = _backward(logits, target, weight, *ctx.options, slope.contiguous(), *maps)
+    return gradient
+
+
+def _slope(ctx: Any, slope: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (None,) * 9 if slope is None else _gradient(ctx, slope)
 
 
 _forward.register_autograd(_slope, setup_context=_keep)
