@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,16 +48,21 @@ def _map(
 
 
 def tile(logits: Tensor, upsampled: bool = False, backward: bool = False) -> dict[str, int]:
-    """How a program sees logits: pixels and classes of a tile, such that the neighbours in memory are in one thread."""
+    """How a program sees logits: pixels and classes of a tile, such that the neighbours in memory are in one thread.
+
+    ALIGNED divides the distance of classes and the number of pixels.
+    """
     if upsampled:  # a pixel or a cell per thread, and four logits for each of its classes
-        return {"BLOCK": 32 if backward else 128, "CHUNK": 4 if backward else 8, "num_warps": 1 if backward else 4}
+        of_pixels = {"BLOCK": 128, "CHUNK": 8, "num_warps": 4, "ALIGNED": 1}
+        return {"BLOCK": 32, "CHUNK": 4, "num_warps": 1} if backward else of_pixels
     if logits.is_contiguous():
-        vector = 16 // logits.element_size()
+        vector, aligned = 16 // logits.element_size(), math.gcd(logits.shape[2] * logits.shape[3], 16)
         block, chunk = 128 * vector, 32 // vector
     else:
         chunk = min(256, triton.next_power_of_2(logits.shape[1]))
-        vector, block = 1, max(8, 4096 // chunk)
-    return {"BLOCK": block, "CHUNK": chunk, "num_warps": 4} | ({"VECTOR": vector} if backward else {})
+        vector, aligned, block = 1, 1, max(8, 4096 // chunk)
+    shape = {"BLOCK": block, "CHUNK": chunk, "num_warps": 4, "ALIGNED": aligned}
+    return shape | ({"VECTOR": vector} if backward else {})
 
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? weight, int ignore_index, float smoothing, bool sigmoid"
