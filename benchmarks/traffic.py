@@ -13,6 +13,7 @@ counted, and what is smaller than a map of the pixels only in the number of laun
 from __future__ import annotations
 
 import argparse
+import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -20,25 +21,29 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segtrain.losses.criterion import Criterion, bootstrapped_ce
+from segtrain.losses import components
+from segtrain.losses.criterion import Criterion, as_criterion, bootstrapped_ce
 from segtrain.task import Task
 
 SHAPES = [(8, 19, 512, 1024), (16, 150, 512, 512)]
 READ_AGAIN = {torch.bfloat16: 0.6, torch.float32: 0.4}  # part of the logits' sectors that hold a mined pixel, p = 0.15
 PASSES = {"segtrain::take_largest": 3}  # over the scores
+INSIDE = {"segtrain::take_largest": 7, "segtrain::cut_sums": 2}  # launches
+SILENT = ("aten::empty", "aten::empty_like", "aten::new_empty", "aten::detach", "aten::scalar_tensor")
 OPTIONS: dict[str, dict[str, Any]] = {
     "mined": {"top_p": 0.15},
-    "mean": {"top_p": 1.0},
     "mined, by image": {"top_p": 0.15, "scope": "image"},
-    "mined, weighted, smoothed": {"top_p": 0.15, "label_smoothing": 0.1, "class_weights": True},
+    "mined, weights and smoothing": {"top_p": 0.15, "label_smoothing": 0.1, "class_weights": True},
+    "mined, p = 1": {"top_p": 1.0},
+    "mean": {},
 }
 
 
 class Launch(NamedTuple):
-    """An operator that moves numbers."""
+    """What an operator moves, in bytes."""
 
     name: str
-    read: float  # bytes
+    read: float
     written: float
 
 
@@ -53,18 +58,15 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name
-        if not func.is_view and name not in ("aten::empty", "aten::empty_like", "aten::detach"):
-            given = {id_of(one): one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}  # each once
-            read = [_bytes(one) for one in given.values()]
-            written = sum(_bytes(one) for one in tree_leaves(result) if isinstance(one, Tensor))
+        if not func.is_view and name not in SILENT:
+            given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+            places = {(one.untyped_storage()._cdata, one.storage_offset()): _bytes(one) for one in given}
             if name == "segtrain::pixel_loss_backward":
-                read[0] *= self._read_again
-            self.launches.append(Launch(name, sum(read) * PASSES.get(name, 1), written))
+                places |= {place: self._read_again * read for place, read in list(places.items())[:1]}  # the logits
+            read = sum(places.values()) * PASSES.get(name, 1)
+            written = sum(_bytes(one) for one in tree_leaves(result) if isinstance(one, Tensor))
+            self.launches.append(Launch(name, read, written))
         return result
-
-
-def id_of(tensor: Tensor) -> tuple[int, int]:
-    return tensor.untyped_storage()._cdata, tensor.storage_offset()
 
 
 def _bytes(tensor: Tensor) -> float:
@@ -75,57 +77,53 @@ def _bytes(tensor: Tensor) -> float:
     return float(numbers * tensor.element_size())
 
 
-def launches(shape: tuple[int, ...], dtype: torch.dtype, target_dtype: torch.dtype, **options: Any) -> list[Launch]:
-    """What forward and backward of a mined cross entropy launch for logits of this shape."""
+def launches(shape: tuple[int, ...], dtype: torch.dtype, labels: torch.dtype, options: dict[str, Any]) -> list[Launch]:
+    """What forward and backward of cross entropy launch for logits of this shape."""
     batch, classes, *size = shape
-    criterion = _criterion(classes, **options)
-    read_again = READ_AGAIN[dtype] if options["top_p"] < 1 else 1.0
     logits = torch.empty(shape, dtype=dtype, requires_grad=True, device="meta")
-    target = torch.empty(batch, *size, dtype=target_dtype, device="meta")
-    with Traffic(read_again) as traffic:
-        criterion.to("meta")(logits, target, 0).value.backward()
+    target = torch.empty(batch, *size, dtype=labels, device="meta")
+    criterion = _criterion(classes, **options).to("meta")
+    with Traffic(_read_again(dtype, options)) as traffic:
+        criterion(logits, target, 0).value.backward()
     return traffic.launches
 
 
-def floor(shape: tuple[int, ...], dtype: torch.dtype, target_dtype: torch.dtype, top_p: float) -> float:
+def floor(classes: int, dtype: torch.dtype, labels: torch.dtype, options: dict[str, Any]) -> float:
     """The least bytes per pixel."""
-    again = READ_AGAIN[dtype] if top_p < 1 else 1.0
-    return (2 + again) * shape[1] * dtype.itemsize + 2 * target_dtype.itemsize + 16
+    return (2 + _read_again(dtype, options)) * classes * dtype.itemsize + 2 * labels.itemsize + 16
+
+
+def _read_again(dtype: torch.dtype, options: dict[str, Any]) -> float:
+    return READ_AGAIN[dtype] if options.get("top_p", 1.0) < 1 else 1.0
 
 
 def _criterion(classes: int, *, class_weights: bool = False, **options: Any) -> Criterion:
     names = tuple(map(str, range(classes)))
-    weights = [2.0] * classes if class_weights else None
-    return bootstrapped_ce(Task("segmentation", names, ((0, 0, 0),) * classes), class_weights=weights, **options)
+    task = Task("segmentation", names, ((0, 0, 0),) * classes)
+    if not options:
+        return as_criterion(components.cross_entropy(task), task)
+    return bootstrapped_ce(task, class_weights=[2.0] * classes if class_weights else None, **options)
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--launches", action="store_true", help="each of them")
+    p.add_argument("--amp", choices=["bf16", "off"], default="bf16", help="logits in bfloat16 or float32")
+    p.add_argument("--launches", action="store_true", help="also what each of them moves")
     args = p.parse_args()
-    print(
-        "| logits | labels | criterion | bytes per pixel | logits and gradient | floor | times | launches |\n|"
-        + "---|" * 8
-    )
-    for shape in SHAPES:
-        for target_dtype in (torch.int64, torch.uint8):
-            for what, options in OPTIONS.items():
-                report(what, shape, torch.bfloat16, target_dtype, options, args.launches)
-
-
-def report(what, shape, dtype, target_dtype, options, each) -> None:
-    found = launches(shape, dtype, target_dtype, **options)
-    pixels = shape[0] * shape[2] * shape[3]
-    total = sum(one.read + one.written for one in found) / pixels
-    least = floor(shape, dtype, target_dtype, options["top_p"])
-    logits = least - 2 * target_dtype.itemsize - 16
-    print(
-        f"| {'x'.join(map(str, shape))} {str(dtype)[6:]} | {str(target_dtype)[6:]} | {what} | {total:.0f} | "
-        f"{logits:.0f} | {least:.0f} | {total / least:.2f} | {len(found)} |"
-    )
-    if each:
-        for one in found:
-            print(f"  {one.name:40} {one.read / pixels:8.2f} {one.written / pixels:8.2f}")
+    dtype = torch.bfloat16 if args.amp == "bf16" else torch.float32
+    print(f"{args.amp}, bytes per pixel\n\n| classes | labels | criterion | moved | floor | times | launches |")
+    print("|" + "---|" * 7)
+    for shape, labels, what in itertools.product(SHAPES, (torch.int64, torch.uint8), OPTIONS):
+        found = launches(shape, dtype, labels, OPTIONS[what])
+        pixels = shape[0] * shape[2] * shape[3]
+        moved = sum(one.read + one.written for one in found) / pixels
+        least = floor(shape[1], dtype, labels, OPTIONS[what])
+        number = sum(INSIDE.get(one.name, 1) for one in found)
+        print(
+            f"| {shape[1]} | {str(labels)[6:]} | {what} | {moved:.0f} | {least:.0f} | {moved / least:.2f} | {number} |"
+        )
+        for one in found if args.launches else []:
+            print(f"    {one.name:32} read {one.read / pixels:7.2f}  written {one.written / pixels:7.2f}")
 
 
 if __name__ == "__main__":
