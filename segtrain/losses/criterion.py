@@ -164,11 +164,11 @@ class Criterion(nn.Module):
         return None
 
     def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
-        named = named_entries(target, self.task.ignore_index)
-        valid = named.count_nonzero()
-        entries = {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
+        entries = {"pixels": torch.full((), target.numel(), device=target.device)}
         if target.dim() == 1:  # of pixels it would say little
-            entries["right"] = (named & (predict(full_resolution(logits).detach()) == target)).sum()
+            named = named_entries(target, self.task.ignore_index)
+            right = named & (predict(full_resolution(logits).detach()) == target)
+            entries |= {"valid": named.count_nonzero(), "right": right.count_nonzero()}
         return entries
 
     def _tags(self) -> list[str]:

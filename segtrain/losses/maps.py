@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks, world_size
+from segtrain.losses.targets import as_numbers
 from segtrain.task import Link
 
 
@@ -90,8 +91,13 @@ def reduced(losses: LossMap, share: Tensor) -> Reduced:
     """The sums of the kept part of a map."""
     if share is losses.valid:
         return of_all(losses)
-    share = share.to(losses.value.dtype)  # a copy in float64 of a map per pixel would be felt
+    share = as_factor(share, losses.value.dtype)
     return Reduced((losses.value * share).sum(), (losses.weight * share).sum().double())
+
+
+def as_factor(share: Tensor, dtype: torch.dtype) -> Tensor:
+    """A share, bool or float64, to multiply a map with: a product in float64 would be felt."""
+    return as_numbers(share, dtype) if share.dtype == torch.bool else share.to(dtype)
 
 
 def of_all(losses: LossMap) -> Reduced:

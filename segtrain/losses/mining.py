@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segtrain.distributed import min_over_ranks, sum_over_ranks
 from segtrain.largest import Taken, take_largest
-from segtrain.losses.maps import LossMap, Selection
+from segtrain.losses.maps import LossMap, Selection, as_factor
 from segtrain.schedule import Rise, Schedule, Steps, between
 
 Scope = Literal["batch", "rank", "image"]
@@ -122,7 +122,7 @@ def selected(losses: LossMap, share: Tensor, threshold: Tensor, top_p: float | N
     if share is losses.valid:
         hardness_kept = hardness_all
     else:
-        hardness_kept = (share.to(losses.hardness.dtype) * losses.hardness).sum().double()
+        hardness_kept = (as_factor(share, losses.hardness.dtype) * losses.hardness).sum().double()
     logs = {
         "kept": (share.count_nonzero() if share.dtype == torch.bool else share.sum()).double(),
         "valid": losses.valid.count_nonzero().double(),

@@ -75,14 +75,22 @@ def labels_of_block(
 ) -> Labels:
     """The labels of some pixels on a CPU, which may be asked whether there is anything unusual about them.
 
-    If not, `spoiled` is a single 1.
+    What is the same for all of them is a single number: `spoiled` where no label is wrong, and without class weights
+    also `weight` and `valid` where none is ignored.
     """
+    one = torch.ones((), dtype=dtype)
+    if weight is None and _are_labels(target, num_classes, but=ignore_index):
+        return Labels(target.long(), one, one.bool(), one)
     valid = not_ignored(target, ignore_index)
     safe = torch.where(valid, target, 0)
-    lowest, highest = safe.aminmax()
-    if weight is not None or lowest < 0 or highest >= num_classes:
+    if weight is not None or not _are_labels(safe, num_classes):
         return _read_labels(target, num_classes, weight, ignore_index, dtype)
-    return Labels(safe.long(), valid.to(dtype), valid, torch.ones((), dtype=dtype))
+    return Labels(safe.long(), as_numbers(valid, dtype), valid, one)
+
+
+def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 and 0 for True and False, in a sixth of the time that torch takes on a CPU for the same."""
+    return mask.view(torch.uint8).to(dtype)
 
 
 def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -121,6 +129,12 @@ def _read_labels(
         valid = per_entry > 0
     spoiled = torch.where(usable == named, 1.0, torch.nan).to(dtype)
     return Labels(safe, per_entry, valid, spoiled)
+
+
+def _are_labels(target: Tensor, num_classes: int, but: int | None = None) -> bool:
+    """Whether all are classes, and clearly none is `but`. Asks the host."""
+    lowest, highest = (int(edge) for edge in target.aminmax())
+    return 0 <= lowest and highest < num_classes and (but is None or not lowest <= but <= highest)
 
 
 def check_weight_count(weight: Tensor, num_classes: int, name: str = "weight") -> None:
