@@ -48,8 +48,11 @@ def take_largest(
     thins_out = asking_is_free(scores)  # few are left to look at; a GPU would have to tell how many, a graph cannot
     groups = amount.numel()
     alone = groups == 1 and not (over_ranks and world_size() > 1)
-    if thins_out and alone and masked:
-        return _take_here(scores, available, amount)
+    if alone and masked and scores.device.type in _FREE:
+        if thins_out:
+            return _take_here(scores, available, amount)
+        if torch.compiler.is_compiling():
+            return Taken(*_take_in_a_graph(scores, available, amount))
     if group is None and groups > 1:
         group = torch.arange(groups, device=scores.device).repeat_interleave(scores.numel() // groups).view_as(scores)
     keys = _ordered(scores)
@@ -114,6 +117,18 @@ def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:
         number = int(tied.count_nonzero())
         share = share.double().masked_fill_(tied, (wanted - (taken - number)) / max(number, 1))
     return Taken(share, scores.new_full((1,), float(threshold)))
+
+
+@torch.library.custom_op("segtrain::take_largest_here", mutates_args=())
+def _take_in_a_graph(scores: Tensor, available: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for the compiler, which does not look into it: what dtype the share has cannot depend on the scores."""
+    share, threshold = _take_here(scores, available, amount)
+    return share.double(), threshold
+
+
+@_take_in_a_graph.register_fake
+def _(scores: Tensor, available: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(scores, dtype=torch.float64), torch.empty_like(amount, dtype=scores.dtype)
 
 
 _SAMPLE = 1 << 12  # values from which the others are guessed

@@ -42,8 +42,6 @@ class _Shield(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return torch.where(ctx.saved_tensors[0], gradients[0], 0.0), None
 
-
-class _ShieldWithTangent(_Shield):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         return tangent.view_as(tangent)
@@ -52,10 +50,11 @@ class _ShieldWithTangent(_Shield):
 def shield(logits: Tensor, valid: Tensor) -> Tensor:
     """The logits, whose gradient will be 0 where not `valid` even if they hold NaN there: 0 times NaN is NaN.
 
-    Replacing them before the loss would do as well, for one more copy of the logits in the forward pass.
+    Replacing them before the loss does as well, for one more copy of the logits that only a compiler can do without.
     """
-    way = _Shield if torch.compiler.is_compiling() else _ShieldWithTangent  # the compiler takes no function with a jvp
-    shielded: Tensor = way.apply(logits, valid)
+    if torch.compiler.is_compiling():
+        return torch.where(valid, logits, 0.0)
+    shielded: Tensor = _Shield.apply(logits, valid)
     return shielded
 
 
