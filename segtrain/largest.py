@@ -109,7 +109,7 @@ def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:
     ordered = torch.where(available, scores, -torch.inf).flatten().numpy()
     threshold = _at_place(ordered, place) + 0.0  # -0 + 0 is 0
     # NumPy compares in a tenth of torch's time; and what is not below is above, at the threshold or NaN
-    below = scores.numpy() < threshold if threshold == threshold else ~np.isnan(scores.numpy())
+    below = ~np.isnan(scores.numpy()) if np.isnan(threshold) else scores.numpy() < threshold
     share = torch.from_numpy(~below & available.numpy())
     taken = int(share.count_nonzero())  # as a tensor it would meet `wanted` in float32, which cannot count 2^24 pixels
     if taken != wanted:

@@ -92,6 +92,12 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.view(torch.uint8).to(dtype)
 
 
+def of_label(x: Tensor, labels: Tensor) -> Tensor:
+    """Which of logits [B, C, *] are those of labels [B, *], bool; a compiler fuses it with what it is used for."""
+    classes = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
+    return classes.view(1, -1, *[1] * (x.dim() - 2)) == labels.unsqueeze(1).int()
+
+
 def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:
     """What each entry of `target` counts for, [B, *]: class weights for labels, 1 for soft targets [B, C, *]."""
     if target.is_floating_point():
@@ -133,7 +139,7 @@ def _read_labels(
 def _are_labels(target: Tensor, num_classes: int, but: int | None = None) -> bool:
     """Whether all are classes, and clearly none is `but`. Asks the host."""
     lowest, highest = (int(edge) for edge in target.aminmax())
-    return 0 <= lowest and highest < num_classes and (but is None or not lowest <= but <= highest)
+    return lowest >= 0 and highest < num_classes and (but is None or not lowest <= but <= highest)
 
 
 def check_weight_count(weight: Tensor, num_classes: int, name: str = "weight") -> None:
