@@ -140,6 +140,21 @@ def test_what_is_not_finite_stays_where_it_is(bad, kernel):
     assert not gradient[0, :, 4:].any()  # nor there if that pixel is not kept
 
 
+@CROSS_ENTROPY
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("slope", [1.0, -1.0, math.inf])
+def test_whatever_the_slope_an_ignored_pixel_has_no_gradient_and_the_others_have_one(slope, smoothing, kernel):
+    logits, target, _ = scene((2, 5, 6, 6))
+    logits.requires_grad_()
+    value = kernel(logits, target, None, 255, smoothing).value
+    (gradient,) = torch.autograd.grad(value, logits, torch.full_like(value, slope))
+    assert torch.equal(gradient.any(1), target != 255)  # NaN is something
+    if slope == -1:
+        assert torch.equal(
+            -gradient, torch.autograd.grad(kernel(logits, target, None, 255, smoothing)[0].sum(), logits)[0]
+        )
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kernel", [blocks.cross_entropy, binary.bce_with_logits])
 def test_rows_of_which_nothing_is_kept_have_a_gradient_of_zeros(kernel, layout, monkeypatch):
