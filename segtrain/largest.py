@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segtrain.cut import Cut, share_of
 from segtrain.distributed import sum_over_ranks, world_size
-from segtrain.gpu_code import triton_module
+from segtrain.gpu_code import GPUS, transformed, triton_module
 
 _FREE = ("cpu",)  # devices whose numbers the host can read without waiting
 
@@ -25,28 +26,44 @@ def asking_is_free(tensor: Tensor) -> bool:
 class Taken(NamedTuple):
     """What `take_largest` took."""
 
-    share: Tensor  # float64, of each entry's `available`; or bool, where that is bool and no entry gives a part
+    kept: Tensor | Cut  # float64, of each entry's `available`; or bool, where that is bool and no entry gives a part
     threshold: Tensor  # [G] the smallest score that was taken from; NaN in a group that gives nothing
+
+    @property
+    def share(self) -> Tensor:
+        """`kept` as a tensor."""
+        return share_of(self.kept)
 
 
 def take_largest(
-    scores: Tensor, available: Tensor, amount: Tensor, group: Tensor | None = None, *, over_ranks: bool = True
+    scores: Tensor,
+    available: Tensor,
+    amount: Tensor,
+    group: Tensor | None = None,
+    *,
+    portion: bool = False,
+    over_ranks: bool = True,
 ) -> Taken:
     """Take `amount` (float64 [G]) of what is `available` (like `scores`) from each group's largest scores.
 
     Entries tied at the threshold give the same part of what they have, so exactly `amount` is taken, whatever the
     order of the entries. `available` is float64, or bool: all of an entry or nothing. NaN ranks above infinity.
     `group` (int64, like `scores`) tells the group of each entry, None: the groups are as long and follow each other; a
-    group extends over all ranks unless `over_ranks` is False. A group must have `amount` to give.
+    group extends over all ranks unless `over_ranks` is False. A group must have `amount` to give. `portion`: without
+    `group` and of a mask, `amount` is a share of what is available, see `portion_of`.
 
     Radix selection on the bits of the scores: float32 takes three histograms and as many all-reduces of 16 KiB,
     float64 six. Nothing is read on the host, except on a CPU: there NumPy finds the threshold of one group.
     """
     masked = available.dtype == torch.bool
     if masked and group is None and (gpu := _on_gpu(scores)) is not None:
-        return Taken(*gpu.take(scores, available, amount, over_ranks=over_ranks))
+        cut = gpu.take(scores, available, amount, portion=portion, over_ranks=over_ranks)
+        return Taken(cut, cut.threshold)
     thins_out = asking_is_free(scores)  # few are left to look at; a GPU would have to tell how many, a graph cannot
     groups = amount.numel()
+    if portion:
+        number = available.reshape(groups, -1).count_nonzero(1).double()
+        amount = portion_of(amount, sum_over_ranks(number) if over_ranks else number)
     alone = groups == 1 and not (over_ranks and world_size() > 1)
     if alone and masked and scores.device.type in _FREE:
         if thins_out:
@@ -93,10 +110,17 @@ def take_largest(
     return Taken(share if masked else share.mul_(available), _unordered(threshold, scores.dtype))
 
 
+ROUNDING = 1e-6  # p·n that is an integer but for rounding is that integer: 0.29·100 is 29
+
+
+def portion_of(p: Tensor | float, number: Tensor) -> Tensor:
+    """How many of n entries the share p is: min(n, max(1, ⌊p·n + 1e-6⌋)), float64."""
+    return (p * number + ROUNDING).floor().clamp(min=1).minimum(number)
+
+
 def _on_gpu(scores: Tensor) -> Any:
     """The kernels for these scores, None where there are none."""
-    plain = torch.compiler.is_compiling() or torch.func.debug_unwrap(scores) is scores
-    fits = scores.device.type == "cuda" and scores.dtype == torch.float32 and plain
+    fits = scores.device.type in GPUS and scores.dtype == torch.float32 and not transformed(scores)
     return triton_module("segtrain.radix") if fits else None
 
 
@@ -122,8 +146,8 @@ def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:
 @torch.library.custom_op("segtrain::take_largest_here", mutates_args=())
 def _take_in_a_graph(scores: Tensor, available: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
     """The same for the compiler, which does not look into it: what dtype the share has cannot depend on the scores."""
-    share, threshold = _take_here(scores, available, amount)
-    return share.double(), threshold
+    taken = _take_here(scores, available, amount)
+    return taken.share.double(), taken.threshold
 
 
 @_take_in_a_graph.register_fake

@@ -1,11 +1,11 @@
-"""The largest scores on a GPU, in Triton: three histograms of 11, 11 and 10 bits, and a pass that writes the shares.
+"""Where to cut off the largest scores on a GPU, in Triton: three histograms of 11, 11 and 10 bits.
 
 A histogram is counted in the shared memory of a multiprocessor, where torch's `scatter_add` would add float64 numbers
 in the few places of memory in which most scores are. All sums are of integers, so their order does not matter.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# ruff: noqa: N803
+# ruff: noqa: N803, SIM108
 from __future__ import annotations
 
 import torch
@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segtrain.distributed import sum_over_ranks
+from segtrain.cut import Cut
+from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.gpu_code import on_device_of
 
 BLOCK = 4096
@@ -38,7 +39,8 @@ def count_kernel(
     """How many scores of a group have which digit, of those whose higher digits are the threshold's."""
     group = tl.program_id(1)
     first = group.to(tl.int64) * length
-    above = tl.load(threshold + group)
+    if HIGH + WIDTH < 32:
+        above = tl.load(threshold + group)
     number = tl.zeros([1 << WIDTH], tl.int32)
     for start in range(tl.program_id(0) * BLOCK, length, BLOCK * tl.num_programs(0)):
         at = start + tl.arange(0, BLOCK)
@@ -55,61 +57,58 @@ def count_kernel(
 
 
 @triton.jit
-def cut_kernel(counts, missing, tied, threshold, score, HIGH: tl.constexpr, WIDTH: tl.constexpr):
+def cut_kernel(
+    counts, amount, missing, threshold, score, part,
+    PORTION: tl.constexpr, HIGH: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     """The digit at which a group has given enough, and what is still missing of those that have it."""
     group = tl.program_id(0)
     digits = tl.arange(0, 1 << WIDTH)
     number = tl.load(counts + group.to(tl.int64) * (1 << WIDTH) + digits).to(tl.float64)
-    wanted = tl.load(missing + group)
+    if HIGH + WIDTH < 32:
+        wanted = tl.load(missing + group)
+    elif PORTION:  # as `portion_of`
+        there = tl.sum(number, 0)
+        wanted = tl.minimum(tl.maximum(tl.floor(tl.load(amount + group) * there + 1e-6), 1.0), there)
+    else:
+        wanted = tl.load(amount + group)
     from_here_up = tl.cumsum(number, 0, reverse=True)
     found = tl.maximum(tl.sum((from_here_up >= wanted).to(tl.int32), 0) - 1, 0)
-    tl.store(tied + group, tl.sum(tl.where(digits == found, number, 0.0), 0))
-    tl.store(missing + group, wanted - tl.sum(tl.where(digits > found, number, 0.0), 0))
+    wanted -= tl.sum(tl.where(digits > found, number, 0.0), 0)
+    tl.store(missing + group, wanted)
     if HIGH + WIDTH == 32:
-        found -= 1 << (WIDTH - 1)
-    key = tl.load(threshold + group) + (found << HIGH)
+        key = (found - (1 << (WIDTH - 1))) << HIGH
+    else:
+        key = tl.load(threshold + group) + (found << HIGH)
     tl.store(threshold + group, key)
-    tl.store(score + group, (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True))
+    if HIGH == 0:
+        tied = tl.sum(tl.where(digits == found, number, 0.0), 0)
+        tl.store(part + group, tl.minimum(tl.maximum(wanted / tl.maximum(tied, 1.0), 0.0), 1.0))
+        tl.store(score + group, (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True))
 
 
-@triton.jit
-def share_kernel(scores, available, threshold, missing, tied, share, length, BLOCK: tl.constexpr):
-    """All of what is above the threshold, and the same part of everything at it."""
-    group = tl.program_id(1)
-    first = group.to(tl.int64) * length
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    there = tl.load(tied + group)
-    part = tl.load(missing + group) / tl.where(there > 0, there, 1.0)
-    part = tl.minimum(tl.maximum(part, 0.0), 1.0)
-    cut = tl.load(threshold + group)
-    key = ordered(tl.load(scores + first + at, at < length, other=0.0))
-    taken = tl.where(key > cut, 1.0, tl.where(key == cut, part, 0.0))
-    here = tl.load(available + first + at, at < length, other=0) != 0
-    tl.store(share + first + at, tl.where(here, taken, 0.0), at < length)
-
-
-def take(scores: Tensor, available: Tensor, amount: Tensor, *, over_ranks: bool) -> tuple[Tensor, Tensor]:
+def take(scores: Tensor, available: Tensor, amount: Tensor, *, portion: bool, over_ranks: bool) -> Cut:
     """`largest.take_largest` of float32 scores under a mask, for groups that are as long and follow each other."""
-    share, threshold = _take(scores.contiguous(), available.contiguous(), amount, over_ranks)
-    return share, threshold
+    scores, available = scores.contiguous(), available.contiguous()
+    threshold, part = _take(scores, available, amount, portion, over_ranks)
+    return Cut(scores, available, threshold, part)
 
 
 @torch.library.custom_op(
     "segtrain::take_largest",
     mutates_args=(),
-    schema="(Tensor scores, Tensor available, Tensor amount, bool over_ranks) -> (Tensor, Tensor)",
+    schema="(Tensor scores, Tensor available, Tensor amount, bool portion, bool over_ranks) -> (Tensor, Tensor)",
 )
-def _take(scores: Tensor, available: Tensor, amount: Tensor, over_ranks: bool) -> tuple[Tensor, Tensor]:
+def _take(scores: Tensor, available: Tensor, amount: Tensor, portion: bool, over_ranks: bool) -> tuple[Tensor, Tensor]:
     groups = amount.numel()
     length = scores.numel() // max(1, groups)
-    share, score = _empty(scores, available, amount, over_ranks)
-    missing, tied = amount.clone(), torch.empty_like(amount)
-    threshold = torch.zeros_like(amount, dtype=torch.int32)
+    score, part = _empty(scores, available, amount, portion, over_ranks)
+    if not groups:
+        return score, part
+    missing, threshold = torch.empty_like(amount), torch.empty_like(amount, dtype=torch.int32)
     counts = torch.zeros(
         len(DIGITS), groups << max(width for _, width in DIGITS), dtype=torch.int32, device=amount.device
     )
-    if not groups:
-        return share, score
     programs = max(1, min(triton.cdiv(length, BLOCK), _PROGRAMS // groups))
     with on_device_of(scores):
         for (high, width), number in zip(DIGITS, counts, strict=True):
@@ -117,15 +116,11 @@ def _take(scores: Tensor, available: Tensor, amount: Tensor, over_ranks: bool) -
             count_kernel[programs, groups](
                 scores, available, threshold, number, length, **digit, BLOCK=BLOCK, num_warps=WARPS
             )
-            number = sum_over_ranks(number.long()) if over_ranks else number
-            cut_kernel[groups,](number, missing, tied, threshold, score, **digit)
-        if length:
-            share_kernel[triton.cdiv(length, 1024), groups](
-                scores, available, threshold, missing, tied, share, length, BLOCK=1024
-            )
-    return share, score
+            number = sum_over_ranks(number.long()) if over_ranks and world_size() > 1 else number
+            cut_kernel[groups,](number, amount, missing, threshold, score, part, PORTION=portion, **digit)
+    return score, part
 
 
 @_take.register_fake
-def _empty(scores: Tensor, available: Tensor, amount: Tensor, over_ranks: bool) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(scores, dtype=torch.float64), torch.empty_like(amount, dtype=scores.dtype)
+def _empty(scores: Tensor, available: Tensor, amount: Tensor, portion: bool, over_ranks: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(amount, dtype=scores.dtype), torch.empty_like(amount)

@@ -16,6 +16,8 @@ FLOORS = {
     "distributed": 0,
     "largest": 0,
     "radix": 0,
+    "cut": 0,
+    "cut_kernels": 0,
     "errors": 0,
     "own": 0,
     "writing": 0,

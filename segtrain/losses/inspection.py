@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from segtrain.cut import Cut, share_of
 from segtrain.distributed import max_over_ranks, sum_over_ranks
-from segtrain.largest import take_largest
+from segtrain.largest import ROUNDING, take_largest
 from segtrain.losses.maps import LossMap, Selection
-from segtrain.losses.mining import ROUNDING
 from segtrain.losses.targets import not_ignored
 from segtrain.task import Task
 from segtrain.upsampling import Logits, by_pixel
@@ -69,9 +69,13 @@ def natural_share(hardness: Tensor, valid: Tensor, part: float = 0.99, *, over_r
     return torch.where(known, (needed - ROUNDING).ceil().clamp(min=1) / number, torch.nan)
 
 
-def largest_image(share: Tensor) -> Tensor:
+def largest_image(kept: Tensor | Cut) -> Tensor:
     """The largest kept weight [] of an image of [B, *], 0 without images."""
-    by_image = share.flatten(1).sum(1) if share.dim() > 1 else share
+    if isinstance(kept, Cut) and kept.scores.dim() > 1:
+        by_image = kept.taken_of_images()
+    else:
+        share = share_of(kept)
+        by_image = share.flatten(1).sum(1) if share.dim() > 1 else share
     return torch.cat([by_image, by_image.new_zeros(1)]).max()
 
 

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from segtrain.cut import Cut, share_of
 from segtrain.distributed import sum_over_ranks, world_size
+from segtrain.gpu_code import transformed
 from segtrain.losses.targets import as_numbers
 from segtrain.task import Link
 
@@ -25,9 +27,14 @@ class LossMap(NamedTuple):
 class Selection(NamedTuple):
     """Which entries of a map are kept."""
 
-    share: Tensor  # [B, *] in [0, 1], float64 or bool; less than 1 only where entries tie at the threshold
+    kept: Tensor | Cut  # the share [B, *], or where the cut is that tells it
     threshold: Tensor  # the smallest hardness kept from, one per group with something valid, NaN for the others
     logs: dict[str, Tensor]  # sums and counts on this rank, never means
+
+    @property
+    def share(self) -> Tensor:
+        """[B, *] in [0, 1], float64 or bool; less than 1 only where entries tie at the threshold."""
+        return share_of(self.kept)
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,27 @@ def checked(losses: LossMap, loss: PixelLoss, target: Tensor) -> LossMap:
     return losses
 
 
-def reduced(losses: LossMap, share: Tensor) -> Reduced:
+def kept_and_all(losses: LossMap, kept: Tensor | Cut) -> tuple[Reduced, Reduced]:
+    """The sums of the kept part of a map, and of everything valid in it."""
+    if isinstance(kept, Cut) and _goes_by_cut(losses):
+        sums = kept.sums(losses.value, losses.weight)
+        return Reduced(sums.taken_of_x, sums.taken_of_y), Reduced(sums.of_x, sums.of_y)
+    everything = of_all(losses)
+    return everything if kept is losses.valid else reduced(losses, kept), everything
+
+
+def _goes_by_cut(losses: LossMap) -> bool:
+    single = losses.value.dtype == losses.weight.dtype == torch.float32
+    return single and not losses.weight.requires_grad and not transformed(losses.value)
+
+
+def reduced(losses: LossMap, kept: Tensor | Cut) -> Reduced:
     """The sums of the kept part of a map."""
-    if share is losses.valid:
+    if kept is losses.valid:
         return of_all(losses)
-    share = as_factor(share, losses.value.dtype)
+    if isinstance(kept, Cut) and _goes_by_cut(losses):
+        return kept_and_all(losses, kept)[0]
+    share = as_factor(share_of(kept), losses.value.dtype)
     return Reduced((losses.value * share).sum(), (losses.weight * share).sum().double())
 
 

@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from segtrain.cut import Cut
 from segtrain.distributed import min_over_ranks, sum_over_ranks
-from segtrain.largest import Taken, take_largest
+from segtrain.largest import ROUNDING, Taken, portion_of, take_largest
 from segtrain.losses.maps import LossMap, Selection, as_factor
 from segtrain.schedule import Rise, Schedule, Steps, between
 
 Scope = Literal["batch", "rank", "image"]
 Warmup = Steps | Rise | None
-ROUNDING = 1e-6  # p·n that is an integer but for rounding is that integer: 0.29·100 is 29
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Hardest:
     ) -> Selection:
         p = check_share("the share of mined pixels", self.fraction(step))
         groups = _Groups(losses, self.scope, over_ranks)
+        if not self.skip_hardest and (p == 1 or not self.min_per_class):
+            return groups.all(p) if p == 1 else groups.hardest(p)
         free = losses.valid
         n = groups.sum(free)
-        if p == 1 and not self.skip_hardest:
-            return groups.selection(free, groups.smallest(), n, p)
-        k = _count(p, n).clamp(min=1).minimum(n)
+        k = portion_of(p, n)
         if self.skip_hardest:
             finite = free & losses.hardness.isfinite()
-            dropped = _count(self.skip_hardest, n).minimum(groups.sum(finite))
+            dropped = (self.skip_hardest * n + ROUNDING).floor().minimum(groups.sum(finite))
             free = free.double() - groups.take(finite, dropped).share.double()
             k = k.minimum(groups.sum(free))
         reserved = None
@@ -78,8 +78,8 @@ class Hardest:
             free = free.double() - reserved
             k = (k - groups.sum(reserved)).clamp(min=0)
         taken = groups.take(free, k)
-        share = taken.share if reserved is None else reserved + taken.share
-        return groups.selection(share, taken.threshold, k, p)
+        kept = taken.kept if reserved is None else reserved + taken.share
+        return selected(losses, kept, taken.threshold, p)
 
 
 @dataclass(frozen=True)
@@ -109,31 +109,40 @@ class Threshold:
         hard = groups.sum(free & ~(losses.hardness <= -math.log(self.threshold)))  # NaN is hard
         k = hard.maximum(groups.sum(free).clamp(max=self.min_kept))
         taken = groups.take(free, k)
-        return groups.selection(taken.share, taken.threshold, k, None)
+        return selected(losses, taken.kept, taken.threshold)
 
 
-def selected(losses: LossMap, share: Tensor, threshold: Tensor, top_p: float | None = None) -> Selection:
-    """A selection with its statistics, for any rule: `share` [B, *] is what it keeps of each entry, float64 or bool.
+def selected(losses: LossMap, kept: Tensor | Cut, threshold: Tensor, top_p: float | None = None) -> Selection:
+    """A selection with its statistics, for any rule: `kept` [B, *] is its share of each entry, float64 or bool.
 
     `threshold` [G] is the smallest hardness kept in each group, NaN where nothing is; `top_p` is what was wanted.
     """
-    used = ~threshold.isnan()
-    hardness_all = losses.hardness.sum().double()
-    if share is losses.valid:
-        hardness_kept = hardness_all
-    else:
-        hardness_kept = (as_factor(share, losses.hardness.dtype) * losses.hardness).sum().double()
-    logs = {
-        "kept": (share.count_nonzero() if share.dtype == torch.bool else share.sum()).double(),
-        "valid": losses.valid.count_nonzero().double(),
-        "hardness_kept": hardness_kept,
-        "hardness_all": hardness_all,
-        "threshold": torch.where(used, threshold.double(), 0.0).sum(),
-        "thresholds": used.sum().double(),
+    logs = _statistics(losses, kept) | {
+        "threshold": threshold.nansum(dtype=torch.float64),
+        "thresholds": (threshold == threshold).sum(dtype=torch.float64),
     }
     if top_p is not None:
         logs["top_p"] = torch.full_like(logs["kept"], top_p)
-    return Selection(share, threshold, logs)
+    return Selection(kept, threshold, logs)
+
+
+def _statistics(losses: LossMap, kept: Tensor | Cut) -> dict[str, Tensor]:
+    """Numbers of entries and sums of their hardness, float64."""
+    if isinstance(kept, Cut):
+        sums = kept.sums(losses.hardness)
+        hardness = {"hardness_kept": sums.exact_taken_of_x, "hardness_all": sums.exact_of_x}
+        return {"kept": sums.taken, "valid": sums.number} | hardness
+    hardness_all = losses.hardness.sum().double()
+    if kept is losses.valid:
+        hardness_kept = hardness_all
+    else:
+        hardness_kept = (as_factor(kept, losses.hardness.dtype) * losses.hardness).sum().double()
+    return {
+        "kept": (kept.count_nonzero() if kept.dtype == torch.bool else kept.sum()).double(),
+        "valid": losses.valid.count_nonzero().double(),
+        "hardness_kept": hardness_kept,
+        "hardness_all": hardness_all,
+    }
 
 
 def mined_share(top_p: float, warmup: int | Schedule | None, step: int) -> float:
@@ -175,10 +184,6 @@ def check_scope(scope: str) -> None:
     """Raise ValueError for a scope that does not exist."""
     if scope not in ("batch", "rank", "image"):
         raise ValueError(f"scope '{scope}'; expected 'batch', 'rank' or 'image'")
-
-
-def _count(p: float, n: Tensor) -> Tensor:
-    return (p * n + ROUNDING).floor()
 
 
 class _Groups:
@@ -227,14 +232,18 @@ class _Groups:
         """`amount` [G] of what is `available`, from the hardest entries."""
         return take_largest(self.losses.hardness, available, amount, self.ids, over_ranks=self.over_ranks)
 
-    def smallest(self) -> Tensor:
-        """The smallest hardness of a valid entry of each group [G], infinity where there is none."""
-        hardness = torch.where(self.losses.valid, self.losses.hardness, torch.inf)
+    def hardest(self, p: float) -> Selection:
+        """The hardest p of the valid entries of each group."""
+        amount = torch.full((self.number,), p, dtype=torch.float64, device=self.losses.valid.device)
+        taken = take_largest(self.losses.hardness, self.losses.valid, amount, portion=True, over_ranks=self.over_ranks)
+        return selected(self.losses, taken.kept, taken.threshold, p)
+
+    def all(self, p: float) -> Selection:
+        """Everything valid; the threshold of a group is its smallest hardness."""
+        valid, number = self.losses.valid, self.sum(self.losses.valid)
+        hardness = torch.where(valid, self.losses.hardness, torch.inf)
         here = hardness.new_full((self.number,), torch.inf)
         if hardness.numel():
             here = hardness.reshape(self.number, -1).amin(1)
-        return min_over_ranks(here) if self.over_ranks else here
-
-    def selection(self, share: Tensor, threshold: Tensor, kept: Tensor, top_p: float | None) -> Selection:
-        """What was selected; `kept` [G] is what was taken from each group over its ranks."""
-        return selected(self.losses, share, torch.where(kept > 0, threshold, torch.nan), top_p)
+        smallest = min_over_ranks(here) if self.over_ranks else here
+        return selected(self.losses, valid, torch.where(number > 0, smallest, torch.nan), p)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from segtrain.cut import share_of
 from segtrain.losses import channels
 from segtrain.losses.inspection import largest_image
 from segtrain.losses.maps import LossMap, Selection, divide, reduced
@@ -108,15 +109,15 @@ def reduce(
 
     Nothing valid gives a 0 that is connected to the inputs.
     """
-    share = losses.valid if selection is None else selection.share
+    kept = losses.valid if selection is None else selection.kept
     if callable(reduction):
-        kept_values = _kept_values(losses, share)
+        kept_values = _kept_values(losses, share_of(kept))
         return reduction(kept_values) if kept_values.numel() else losses.value.sum()  # 0, as nothing is valid
     check_reduction(reduction)
     if reduction == "none":
-        kept = losses.value * share.to(losses.value.dtype)
-        return kept.view(targets.shape) if kept.numel() == targets.numel() else kept
-    sums = reduced(losses, share)
+        values = losses.value * share_of(kept).to(losses.value.dtype)
+        return values.view(targets.shape) if values.numel() == targets.numel() else values
+    sums = reduced(losses, kept)
     if reduction == "mean":
         return divide(sums.total, sums.count, over_ranks=over_ranks)
     return sums.total if reduction == "sum" else sums.total / max(1, targets.shape[0] if targets.dim() else 1)
@@ -165,7 +166,7 @@ def mine(
         fraction=kept / valid.clamp(min=1),
         threshold=chosen.threshold.nanmean(),
         loss_share=logs["hardness_kept"] / torch.where(logs["hardness_all"] == 0, 1.0, logs["hardness_all"]),
-        max_image_share=largest_image(chosen.share) / torch.where(kept > 0, kept, 1.0),
+        max_image_share=largest_image(chosen.kept) / torch.where(kept > 0, kept, 1.0),
     )
     return reduce(losses, targets, reduction, chosen, over_ranks=over_ranks), statistics
 

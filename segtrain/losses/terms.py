@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segtrain.losses.components import Pixelwise, Regionwise
-from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, checked, of_all, reduced
+from segtrain.losses.maps import LossMap, PixelLoss, Reduced, Reduction, Selection, checked, kept_and_all, of_all
 from segtrain.losses.mining import Mean
 from segtrain.losses.presence import ImagePresence
 from segtrain.schedule import Schedule
@@ -79,11 +79,7 @@ class PixelTerms(nn.Module):
     def forward(self, output: Logits | Output, target: Tensor, step: int) -> Part:
         """The sums of a batch: logits [B, C, *], labels [B, *]."""
         maps, selection = self.select(logits_of(output), target, step)
-        everything = [of_all(one) for one in maps]
-        if selection.share is maps[self.rank_by].valid:
-            return Part([Sums(one, one) for one in everything], selection.logs)
-        kept = [reduced(one, selection.share) for one in maps]
-        return Part([Sums(*sums) for sums in zip(kept, everything, strict=True)], selection.logs)
+        return Part([Sums(*kept_and_all(one, selection.kept)) for one in maps], selection.logs)
 
     def plain(self, logits: Logits, target: Tensor) -> list[Reduced]:
         """The sums over everything valid on this rank, without gradient for logits at low resolution."""

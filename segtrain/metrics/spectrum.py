@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segtrain.largest import ROUNDING
 from segtrain.losses.inspection import CONFIDENT, EASY, near_label_change
-from segtrain.losses.mining import ROUNDING
 from segtrain.metrics.scores import Counts, Values, histogram
 from segtrain.task import Task, predict, probabilities
 

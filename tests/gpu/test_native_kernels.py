@@ -77,9 +77,27 @@ def test_the_largest_are_those_that_the_cpu_takes(groups):
     for part in (0.0, 1e-4, 0.15, 1.0):
         amount = (part * mask.sum(1).double()).floor()
         expected = take_largest(scores, mask, amount)
-        share, threshold = take_largest(scores.cuda(), mask.cuda(), amount.cuda())
-        torch.testing.assert_close(share.cpu().double(), expected.share.double(), rtol=0, atol=0)
-        torch.testing.assert_close(threshold.cpu(), expected.threshold, rtol=0, atol=0, equal_nan=True)
+        taken = take_largest(scores.cuda(), mask.cuda(), amount.cuda())
+        torch.testing.assert_close(taken.share.cpu().double(), expected.share.double(), rtol=0, atol=0)
+        torch.testing.assert_close(taken.threshold.cpu(), expected.threshold, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "class_weights": [0.0, 2.0] + [1.0] * 17}])
+@pytest.mark.parametrize("scope", ["batch", "image"])
+@pytest.mark.parametrize("top_p", [1e-4, 0.15, 1.0])
+def test_a_criterion_has_the_loss_the_statistics_and_the_gradient_that_it_has_on_the_cpu(top_p, scope, options):
+    task = Task("segmentation", tuple(map(str, range(19))), ((0, 0, 0),) * 19)
+    logits, target = scene((3, 19, 130, 257), torch.float32)
+    criterion, results = bootstrapped_ce(task, top_p=top_p, scope=scope, **options), []
+    for device in ("cuda", "cpu"):
+        inputs = logits.detach().to(device).requires_grad_()
+        loss = criterion.to(device)(inputs, target.to(device), 0)
+        loss.value.backward()
+        results.append(
+            [loss.value.detach().cpu(), {tag: log.cpu() for tag, log in loss.logs.items()}, inputs.grad.cpu()]
+        )
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-7)
+    assert results[0][1]["mining/kept"] == results[1][1]["mining/kept"]
 
 
 @pytest.mark.parametrize("scope", ["batch", "image"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segtrain import radix
-from segtrain.largest import take_largest
+from segtrain.largest import portion_of, take_largest
 
 SPECIAL = (
     math.nan,
@@ -19,6 +19,21 @@ SPECIAL = (
     -1e-45,
     torch.finfo(torch.float32).max,
 )
+
+
+def test_a_portion_is_counted_in_float64():
+    mask = torch.ones(1, 1000, dtype=torch.bool)
+    scores = torch.rand(1, 1000)
+    for number, p in ((100, 0.29), (100, 0.57), (1000, 0.999), (3, 0.001), (0, 0.5), (7, 1 / 7 - 1e-12)):
+        share = torch.tensor([p], dtype=torch.float64)
+        cut = radix.take(scores[:, :number], mask[:, :number], share, portion=True, over_ranks=False)
+        assert cut.share.sum() == portion_of(p, torch.tensor(float(number)).double())
+    many = mask.expand(5000, 1000).contiguous().view(1, -1)  # 0.15 is not 0.15 in float32
+    cut = radix.take(
+        many.float(), many, torch.tensor([0.15000001], dtype=torch.float64), portion=True, over_ranks=False
+    )
+    assert (cut.part * many.numel()).round() == 750_000
+    assert cut.part * many.numel() == 750_000
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -35,24 +50,23 @@ def test_the_same_is_taken(monkeypatch, length, decimals, groups):
     there = mask.sum(1).double()
     for part in (0.0, 0.001, 0.3, 1.0):
         amount = (part * there).floor()
-        share, threshold = radix.take(scores, mask, amount, over_ranks=True)
+        cut = radix.take(scores, mask, amount, portion=False, over_ranks=True)
         expected = take_largest(scores, mask.double(), amount)
-        assert torch.equal(share, expected.share)
-        torch.testing.assert_close(threshold, expected.threshold, rtol=0, atol=0, equal_nan=True)
-        torch.testing.assert_close(share.sum(1), amount)
+        assert torch.equal(cut.share, expected.share)
+        torch.testing.assert_close(cut.threshold, expected.threshold, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(cut.share.sum(1), amount)
 
 
 def test_the_operator_is_registered_as_torch_wants_it():
-    given = (torch.randn(2, 9), torch.rand(2, 9) < 0.9, torch.tensor([2.0, 3.0]).double(), True)
+    given = (torch.randn(2, 9), torch.rand(2, 9) < 0.9, torch.tensor([0.2, 0.3]).double(), True, True)
     torch.library.opcheck(radix._take, given, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_nothing_is_taken_of_nothing():
     nothing = torch.zeros(2, 0)
-    share, threshold = radix.take(nothing, nothing.bool(), torch.zeros(2).double(), over_ranks=False)
-    assert share.shape == (2, 0)
-    assert threshold.isnan().all()
-    assert (
-        radix.take(torch.zeros(0, 3), torch.zeros(0, 3).bool(), torch.zeros(0).double(), over_ranks=False)[0].numel()
-        == 0
-    )
+    cut = radix.take(nothing, nothing.bool(), torch.zeros(2).double(), portion=False, over_ranks=False)
+    assert cut.share.shape == (2, 0)
+    assert cut.threshold.isnan().all()
+    nobody = torch.zeros(0, 3)
+    nobody = radix.take(nobody, nobody.bool(), torch.zeros(0).double(), portion=True, over_ranks=False)
+    assert nobody.share.shape == (0, 3)

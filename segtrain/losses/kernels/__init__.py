@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from segtrain.gpu_code import triton_module
+from segtrain.gpu_code import GPUS, transformed, triton_module
 from segtrain.largest import asking_is_free
 from segtrain.losses.kernels import binary, blocks, graph
 from segtrain.losses.kernels.maps import PixelMap
@@ -69,10 +68,7 @@ def path(device: torch.device) -> str:
 def _transformed(logits: Logits) -> bool:
     """Whether these are no logits of images, or vmap, another transform of torch.func or a tangent is at work."""
     low = logits.low if isinstance(logits, Upsampled) else logits
-    if low.dim() != 4 or torch.compiler.is_compiling():
-        return low.dim() != 4
-    tangent = forward_ad.unpack_dual(low).tangent  # type: ignore[no-untyped-call]
-    return torch.func.debug_unwrap(low) is not low or tangent is not None
+    return low.dim() != 4 or transformed(low)
 
 
 def _can_go_by_blocks(logits: Logits) -> bool:
@@ -88,4 +84,4 @@ def _can_go_by_blocks(logits: Logits) -> bool:
 
 def _gpu(logits: Logits) -> Any:
     """The kernels for logits on a GPU, None where there are none."""
-    return triton_module(_TRITON) if logits.device.type == "cuda" and logits.dtype != torch.float64 else None
+    return triton_module(_TRITON) if logits.device.type in GPUS and logits.dtype != torch.float64 else None

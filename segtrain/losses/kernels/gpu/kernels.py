@@ -129,7 +129,7 @@ def backward_kernel(
     if SIGMOID:
         top, log_sum = share, share  # not read
     else:
-        top = tl.load(peak + at, inside, other=0.0)[None, :, :]
+        top = tl.load(peak + at, inside, other=0.0).to(tl.float32)[None, :, :]
         log_sum = tl.load(log_total + at, inside, other=0.0)[None, :, :]
     offset = image * by_image + pixel[None, :, :].to(tl.int64) * by_pixel
     for start in range(0, classes, CHUNK):

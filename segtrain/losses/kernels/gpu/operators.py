@@ -78,7 +78,7 @@ def _forward(
     align_corners: bool,
 ) -> _Maps:
     """Without a grid the logits are those of the pixels, else what is interpolated to it."""
-    maps: _Maps = _empty(logits, target, weight, ignore_index, smoothing, sigmoid)
+    maps: _Maps = _empty(logits, target, weight, ignore_index, smoothing, sigmoid, grid_height)
     grid = (grid_height, grid_width) if grid_height else None
     shape = tile(logits, grid is not None)
     programs = target.shape[0] * triton.cdiv(target[:1].numel(), shape["BLOCK"])
@@ -103,15 +103,20 @@ def _empty(
     ignore_index: int,
     smoothing: float,
     sigmoid: bool,
+    grid_height: int,
     *_: Any,
 ) -> _Maps:
-    """Value, count, hardness, valid, peak and log-total; what is another of them or is not needed is empty."""
+    """Value, count, hardness, valid, peak and log-total; what is another of them or is not needed is empty.
+
+    The largest of some logits is one of them, so it fits in their type.
+    """
     value, count = (torch.empty_like(target, dtype=torch.float32) for _ in range(2))
-    own_hardness = sigmoid or smoothing > 0 or weight is not None
-    hardness, peak, log_total = (
-        torch.empty_like(target if wanted else target[:0], dtype=torch.float32)
-        for wanted in (own_hardness, not sigmoid, not sigmoid)
+    hardness = torch.empty_like(
+        target if sigmoid or smoothing > 0 or weight is not None else target[:0], dtype=torch.float32
     )
+    kept = target[:0] if sigmoid else target
+    peak = torch.empty_like(kept, dtype=torch.float32 if grid_height else logits.dtype)
+    log_total = torch.empty_like(kept, dtype=torch.float32)
     return value, count, hardness, torch.empty_like(target, dtype=torch.bool), peak, log_total
 
 
@@ -198,9 +203,12 @@ def _scales(logits: Tensor, grid: Sequence[int] | None, align_corners: bool) -> 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, target, weight, *ctx.options = inputs
     ctx.save_for_backward(logits, target, weight, *output[4:])
+    ctx.set_materialize_grads(False)  # of the other maps they would be maps of zeros
 
 
-def _slope(ctx: Any, slope: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _slope(ctx: Any, slope: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if slope is None:
+        return (None,) * 9
     logits, target, weight, *maps = ctx.saved_tensors
     gradient = _backward(logits, target, weight, *ctx.options, slope.contiguous(), *maps)
     return (gradient, *[None] * 8)
