@@ -145,12 +145,28 @@ def test_a_scaled_loss_has_a_scaled_gradient_under_autocast_too(kernels):
     torch.testing.assert_close(scaled.float() / 2**10, plain.float(), rtol=1e-3, atol=1e-7)
 
 
-def test_a_second_derivative_is_refused_rather_than_left_out(kernels):
+@pytest.mark.parametrize("upsampled", [False, True])
+def test_a_second_derivative_is_that_of_the_cpu(kernels, upsampled):
+    logits = scene((1, 3, 4, 5))[0]
+    target = scene((1, 3, 8, 9))[1] if upsampled else scene((1, 3, 4, 5))[1]
+    results = []
+    for kernel in kernels:
+        inputs = logits.clone().requires_grad_()
+        given = Upsampled(inputs, (8, 10), (8, 9), True) if upsampled else inputs
+        value = kernel(given, target, weights(kernels, 3), -100, 0.1).value
+        (gradient,) = torch.autograd.grad(value.square().sum(), inputs, create_graph=True)
+        results.append(torch.autograd.grad(gradient.square().sum(), inputs)[0])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    assert results[0].any()
+
+
+def test_many_gradients_at_once(kernels):
     logits, target = scene((1, 3, 4, 5))
-    value = kernels[0](logits.requires_grad_(), target, None, -100, 0.0).value.sum()
-    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="autograd"):
-        gradient.square().sum().backward()
+    value = kernels[0](logits.requires_grad_(), target, None, -100, 0.0).value
+    slopes = torch.rand(2, *value.shape)
+    (both,) = torch.autograd.grad(value, logits, slopes, retain_graph=True, is_grads_batched=True)
+    for slope, gradient in zip(slopes, both, strict=True):
+        torch.testing.assert_close(gradient, torch.autograd.grad(value, logits, slope, retain_graph=True)[0])
 
 
 def test_the_operators_are_registered_as_torch_wants_them(kernels):

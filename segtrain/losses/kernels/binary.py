@@ -29,7 +29,7 @@ def bce_with_logits(
         return PixelMap(*_BinaryCrossEntropy.apply(low, target, weight, ignore_index, smoothing, *upsampling))
 
 
-def _plain(
+def plain_values(
     low: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, *upsampling: Any
 ) -> Tensor:
     """The values in plain torch, which can be differentiated as often as anyone likes."""
@@ -72,7 +72,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         return value, count, hardness, valid
 
     @staticmethod
-    @differentiable(_plain)
+    @differentiable(plain_values)
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         low, target, weight, total = ctx.saved_tensors
         ignore_index, smoothing, *upsampling = ctx.options

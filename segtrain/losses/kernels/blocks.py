@@ -33,7 +33,7 @@ def cross_entropy(
     return PixelMap(value, count, value.detach() if hardness is None else hardness, valid)
 
 
-def _plain(
+def plain_values(
     low: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float, *upsampling: Any
 ) -> Tensor:
     """The values in plain torch, which can be differentiated as often as anyone likes."""
@@ -90,7 +90,7 @@ class _CrossEntropy(torch.autograd.Function):
         return value, count, hardness, valid
 
     @staticmethod
-    @differentiable(_plain)
+    @differentiable(plain_values)
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         low, target, weight, peak, total, count = ctx.saved_tensors
         _, smoothing, *upsampling = ctx.options

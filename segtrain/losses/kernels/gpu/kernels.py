@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from segtrain.losses.kernels.gpu.parts import begin, interpolated, labelled, neighbours, slopes, softplus
+from segtrain.losses.kernels.gpu.parts import aligned, begin, interpolated, labelled, neighbours, slopes, softplus
 
 
 @triton.jit
@@ -24,8 +24,9 @@ def forward_kernel(
     pixels, classes, known, by_image, by_class, by_pixel, ignore_index, smoothing,
     width, low_height, low_width, scale_y, scale_x, half,
     SIGMOID: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, UPSAMPLED: tl.constexpr,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
+    pixels, by_image, by_class = aligned(pixels, by_image, by_class, ALIGNED)
     blocks = tl.cdiv(pixels, BLOCK)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -113,8 +114,9 @@ def backward_kernel(
     logits, target, weight, mass, slope, peak, log_total, gradient,
     pixels, classes, known, by_image, by_class, by_pixel, ignore_index, smoothing,
     SIGMOID: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr, VECTOR: tl.constexpr,
+    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
+    pixels, by_image, by_class = aligned(pixels, by_image, by_class, ALIGNED)
     blocks = tl.cdiv(pixels, BLOCK)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     group = tl.arange(0, BLOCK // VECTOR)[:, None] * VECTOR

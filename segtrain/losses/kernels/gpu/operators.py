@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import triton
 from torch import Tensor
 
 from segtrain.gpu_code import on_device_of
+from segtrain.losses.kernels import binary, blocks
+from segtrain.losses.kernels.derivatives import differentiable
 from segtrain.losses.kernels.gpu.kernels import backward_kernel, backward_of_cells_kernel, forward_kernel
 from segtrain.losses.kernels.maps import PixelMap
 from segtrain.upsampling import Logits, Upsampled
@@ -45,16 +48,21 @@ def _map(
 
 
 def tile(logits: Tensor, upsampled: bool = False, backward: bool = False) -> dict[str, int]:
-    """How a program sees logits: pixels and classes of a tile, such that the neighbours in memory are in one thread."""
+    """How a program sees logits: pixels and classes of a tile, such that the neighbours in memory are in one thread.
+
+    ALIGNED divides the distance of classes and the number of pixels.
+    """
     if upsampled:  # a pixel or a cell per thread, and four logits for each of its classes
-        return {"BLOCK": 32 if backward else 128, "CHUNK": 4 if backward else 8, "num_warps": 1 if backward else 4}
+        of_pixels = {"BLOCK": 128, "CHUNK": 8, "num_warps": 4, "ALIGNED": 1}
+        return {"BLOCK": 32, "CHUNK": 4, "num_warps": 1} if backward else of_pixels
     if logits.is_contiguous():
-        vector = 16 // logits.element_size()
+        vector, aligned = 16 // logits.element_size(), math.gcd(logits.shape[2] * logits.shape[3], 16)
         block, chunk = 128 * vector, 32 // vector
     else:
         chunk = min(256, triton.next_power_of_2(logits.shape[1]))
-        vector, block = 1, max(8, 4096 // chunk)
-    return {"BLOCK": block, "CHUNK": chunk, "num_warps": 4} | ({"VECTOR": vector} if backward else {})
+        vector, aligned, block = 1, 1, max(8, 4096 // chunk)
+    shape = {"BLOCK": block, "CHUNK": chunk, "num_warps": 4, "ALIGNED": aligned}
+    return shape | ({"VECTOR": vector} if backward else {})
 
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? weight, int ignore_index, float smoothing, bool sigmoid"
@@ -206,12 +214,31 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)  # of the other maps they would be maps of zeros
 
 
-def _slope(ctx: Any, slope: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    if slope is None:
-        return (None,) * 9
+def _plain_values(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    smoothing: float,
+    sigmoid: bool,
+    grid_height: int,
+    grid_width: int,
+    align_corners: bool,
+) -> Tensor:
+    loss = binary.plain_values if sigmoid else blocks.plain_values
+    upsampling: tuple[Any, ...] = ((grid_height, grid_width), target.shape[1:], align_corners) if grid_height else ()
+    return loss(logits, target, weight, ignore_index, smoothing, *upsampling)
+
+
+@differentiable(_plain_values)
+def _gradient(ctx: Any, slope: Tensor) -> Tensor:
     logits, target, weight, *maps = ctx.saved_tensors
-    gradient = _backward(logits, target, weight, *ctx.options, slope.contiguous(), *maps)
-    return (gradient, *[None] * 8)
+    gradient: Tensor = _backward(logits, target, weight, *ctx.options, slope.contiguous(), *maps)
+    return gradient
+
+
+def _slope(ctx: Any, slope: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    return (None,) * 9 if slope is None else _gradient(ctx, slope)
 
 
 _forward.register_autograd(_slope, setup_context=_keep)

@@ -12,6 +12,14 @@ import triton.language as tl
 
 
 @triton.jit
+def aligned(pixels, by_image, by_class, ALIGNED: tl.constexpr):
+    """The three, known to be multiples of a power of two, for loads of vectors: Triton itself sees only those of 16."""
+    if ALIGNED > 1:
+        pixels, by_image, by_class = pixels // ALIGNED, by_image // ALIGNED, by_class // ALIGNED
+    return pixels * ALIGNED, by_image * ALIGNED, by_class * ALIGNED
+
+
+@triton.jit
 def labelled(target, weight, at, inside, known, ignore_index, WEIGHTED: tl.constexpr):
     """The label of a pixel (-1: none), what it counts for, and whether it is neither a class nor ignored."""
     label = tl.load(target + at, inside, other=0).to(tl.int64)
