@@ -260,6 +260,8 @@ def make_learner(config: Config, maker: Maker, criterion: Criterion, accuracy: P
             model = parallel.with_batch_norms_over_ranks(model, device)
     if channels_last(config):
         model = model.to(memory_format=torch.channels_last)
+    if config.train.compile and device.type == "cpu":
+        criterion.compile_losses()  # on a GPU there are kernels
     ema = averaged(model, config)
     if config.train.strategy == "fsdp":
         for module in [model] + ([ema.module] if ema is not None else []):

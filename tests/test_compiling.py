@@ -4,7 +4,10 @@ from torch import nn
 
 from segtrain.compiling import compiled, repeated_blocks
 from segtrain.errors import ConfigError
+from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.registry import MODELS
+from segtrain.task import Task
+from segtrain.upsampling import Upsampled
 
 
 class Block(nn.Module):
@@ -56,3 +59,33 @@ def test_a_compiled_network_computes_what_it_did(how):
     model, x = network().eval(), torch.randn(3, 4)
     expected = model(x)
     torch.testing.assert_close(compiled(model, how, torch.device("cpu"))(x), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_losses_are_the_same_whatever_is_mined_at_the_step():
+    torch._dynamo.utils.counters.clear()
+    torch.manual_seed(0)
+    task = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)
+    options = {"top_p": 0.2, "warmup": 2, "class_weights": [1.0, 2.0, 0.5], "label_smoothing": 0.1}
+    plain, compiled_one = bootstrapped_ce(task, **options), bootstrapped_ce(task, **options)
+    compiled_one.compile_losses()
+    target = torch.randint(0, 3, (2, 9, 7))
+    target[0, :3] = 255
+    logits = torch.randn(2, 3, 9, 7, requires_grad=True)
+    for step in range(6):
+        one, other = plain(logits, target, step), compiled_one(logits, target, step)
+        torch.testing.assert_close(other.logs, one.logs)
+        slopes = [torch.autograd.grad(each.value, logits)[0] for each in (other, one)]
+        torch.testing.assert_close(*slopes)
+    assert torch._dynamo.utils.counters["frames"]["ok"] == 1, "once for all steps"
+    for again in (logits.detach(), Upsampled(logits, (9, 7), (9, 7), True)):
+        torch.testing.assert_close(compiled_one(again, target, 9).value, plain(again, target, 9).value)
+    assert torch._dynamo.utils.counters["frames"]["ok"] == 1, "not where nothing is learnt, or logits are small"
+
+
+def test_a_configuration_that_compiles_compiles_the_losses_on_a_cpu(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda what=None, **options: seen.append(what) or what)
+    learner = tiny("train.compile=true").learner
+    assert seen == [learner.criterion.parts[0].losses[0]._loss, learner.model]

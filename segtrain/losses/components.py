@@ -36,6 +36,7 @@ class Pixelwise(nn.Module):
         self.link: Link = link
         self.has_kernel = loss in (pixel.cross_entropy, pixel.focal, channels.bce_with_logits)
         self._loss = partial(loss, ignore_index=task.ignore_index, **options)
+        self._loss_in_training: Callable[..., LossMap] = self._loss
         self._weigh = partial(weigh, ignore_index=task.ignore_index)
         self.register_buffer("weight", weight_tensor(class_weights, task.num_classes), persistent=False)
         self.register_buffer("pos_weight", pos_weight, persistent=False)
@@ -45,7 +46,13 @@ class Pixelwise(nn.Module):
     def forward(self, logits: Logits, target: Tensor) -> LossMap:
         """`logits` at low resolution only if there is a kernel, which makes bands of them."""
         extra = {} if self.pos_weight is None else {"pos_weight": self.pos_weight}
-        return self._loss(logits, target, weight=self.weight, **extra)
+        trains = isinstance(logits, Tensor) and logits.requires_grad
+        loss = self._loss_in_training if trains else self._loss
+        return loss(logits, target, weight=self.weight, **extra)
+
+    def compile_training(self) -> None:
+        """From now on torch.compile makes the map of logits at full resolution that want a gradient."""
+        self._loss_in_training = torch.compile(self._loss)
 
     def weigh(self, target: Tensor) -> Tensor:
         """The `weight` of the map, [B, *], known without the logits."""

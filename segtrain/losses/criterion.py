@@ -69,6 +69,15 @@ class Criterion(nn.Module):
         """Whether a term is about the logits of the pixels, or of the samples."""
         return not all(isinstance(part, ImageTerm) for part in self.parts)
 
+    def compile_losses(self) -> None:
+        """Let torch.compile make the maps of the pixel losses, which on a CPU is faster than the blocks.
+
+        Mining and logs stay outside: they change with the step, for which the compiler would start over.
+        """
+        for module in self.modules():
+            if isinstance(module, components.Pixelwise) and module.has_kernel:
+                module.compile_training()
+
     def mass(self, target: Tensor) -> Tensor:
         """Σ weight of the valid entries on this rank, float64 [T]."""
         return torch.stack([mass for part in self.parts for mass in part.mass(target)])
@@ -164,11 +173,11 @@ class Criterion(nn.Module):
         return None
 
     def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
-        named = named_entries(target, self.task.ignore_index)
-        valid = named.count_nonzero()
-        entries = {"pixels": torch.full_like(valid, named.numel()), "valid": valid}
+        entries = {"pixels": torch.full((), target.numel(), device=target.device)}
         if target.dim() == 1:  # of pixels it would say little
-            entries["right"] = (named & (predict(full_resolution(logits).detach()) == target)).sum()
+            named = named_entries(target, self.task.ignore_index)
+            right = named & (predict(full_resolution(logits).detach()) == target)
+            entries |= {"valid": named.count_nonzero(), "right": right.count_nonzero()}
         return entries
 
     def _tags(self) -> list[str]:

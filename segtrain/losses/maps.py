@@ -11,6 +11,7 @@ from torch import Tensor
 from segtrain.cut import Cut, share_of
 from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.gpu_code import transformed
+from segtrain.losses.targets import as_numbers
 from segtrain.task import Link
 
 
@@ -113,8 +114,13 @@ def reduced(losses: LossMap, kept: Tensor | Cut) -> Reduced:
         return of_all(losses)
     if isinstance(kept, Cut) and _goes_by_cut(losses):
         return kept_and_all(losses, kept)[0]
-    share = share_of(kept).to(losses.value.dtype)  # a copy in float64 of a map per pixel would be felt
+    share = as_factor(share_of(kept), losses.value.dtype)
     return Reduced((losses.value * share).sum(), (losses.weight * share).sum().double())
+
+
+def as_factor(share: Tensor, dtype: torch.dtype) -> Tensor:
+    """A share, bool or float64, to multiply a map with: a product in float64 would be felt."""
+    return as_numbers(share, dtype) if share.dtype == torch.bool else share.to(dtype)
 
 
 def of_all(losses: LossMap) -> Reduced:

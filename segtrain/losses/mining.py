@@ -13,7 +13,7 @@ from torch import Tensor
 from segtrain.cut import Cut
 from segtrain.distributed import min_over_ranks, sum_over_ranks
 from segtrain.largest import ROUNDING, Taken, portion_of, take_largest
-from segtrain.losses.maps import LossMap, Selection
+from segtrain.losses.maps import LossMap, Selection, as_factor
 from segtrain.schedule import Rise, Schedule, Steps, between
 
 Scope = Literal["batch", "rank", "image"]
@@ -136,7 +136,7 @@ def _statistics(losses: LossMap, kept: Tensor | Cut) -> dict[str, Tensor]:
     if kept is losses.valid:
         hardness_kept = hardness_all
     else:
-        hardness_kept = (kept.to(losses.hardness.dtype) * losses.hardness).sum().double()
+        hardness_kept = (as_factor(kept, losses.hardness.dtype) * losses.hardness).sum().double()
     return {
         "kept": (kept.count_nonzero() if kept.dtype == torch.bool else kept.sum()).double(),
         "valid": losses.valid.count_nonzero().double(),

@@ -398,3 +398,9 @@ def test_label_changes_are_found_and_ignored_pixels_make_none():
 def test_a_bad_argument_is_named_at_construction(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_the_accuracy_of_a_classification_is_that_of_the_labelled_samples():
+    criterion = as_criterion(components.cross_entropy(CARS), CARS)
+    logits, target = torch.eye(3)[[0, 1, 2, 0, 0]], torch.tensor([0, 1, 1, CARS.ignore_index, 2])
+    assert criterion.scalars(criterion(logits, target, 0).logs)["train/accuracy"] == 0.5

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from reference import binary_cross_entropy, mined_cross_entropy, pixels, shares, unpixels
 
 from segtrain.losses import channels, kernels, pixel
-from segtrain.losses.kernels import blocks
+from segtrain.losses.kernels import blocks, graph
 from segtrain.losses.maps import divide, reduced
 from segtrain.losses.mining import hardest
-from segtrain.upsampling import Upsampled
+from segtrain.upsampling import Upsampled, full_resolution
 
 DTYPES = (torch.float64, torch.float32, torch.float32, torch.bfloat16, torch.float16)
 
@@ -118,13 +118,16 @@ class Case:
 
 def check(seed, monkeypatch):
     case = Case(seed)
-    monkeypatch.setattr(blocks, "_BLOCK", case.block)
-    for path, least in (("blocks", 0), ("plain", 1 << 60)):
-        if path == "plain" and case.upsampled and case.dtype in (torch.bfloat16, torch.float16):
+    for path, least in (("blocks", 0), ("plain", 1 << 60), ("graph", 1 << 60)):
+        if path != "blocks" and case.upsampled and case.dtype in (torch.bfloat16, torch.float16):
             continue  # torch interpolates in half precision: its logits are others, by up to 2^-9 of them
-        for constant in ("_LARGE", "_LARGE_BINARY"):
-            monkeypatch.setattr(kernels, constant, least)
-        value, gradient, losses, scale = case.mined()
+        with monkeypatch.context() as patch:
+            patch.setattr(blocks, "_BLOCK", case.block)
+            for constant in ("_LARGE", "_LARGE_BINARY"):
+                patch.setattr(kernels, constant, least)
+            if path == "graph":
+                patch.setattr(kernels, "cross_entropy", in_a_graph)
+            value, gradient, losses, scale = case.mined()
         expected, slope = case.expected(losses.hardness)
         place = f"seed {seed}, {path}"
         # some dozen operations round to `eps`: relative to a loss, and in a slope to terms that may cancel each other
@@ -140,6 +143,11 @@ def check(seed, monkeypatch):
         error = (gradient.double() - slope).abs()
         assert gradient.dtype == case.dtype
         assert bool((error <= allowed).all()), (place, float((error - allowed).max()))
+
+
+def in_a_graph(logits, *options):
+    """What the compiler is given."""
+    return graph.cross_entropy(full_resolution(logits), *options)
 
 
 @pytest.mark.parametrize("start", range(0, 40, 20))

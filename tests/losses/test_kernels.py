@@ -8,11 +8,12 @@ import torch
 from reference import mined_cross_entropy
 
 from segtrain.losses import kernels, pixel
-from segtrain.losses.kernels import binary, blocks
+from segtrain.losses.kernels import binary, blocks, graph
 from segtrain.losses.maps import LossMap, divide, reduced
 from segtrain.losses.mining import hardest
 from segtrain.upsampling import Upsampled
 
+CROSS_ENTROPY = pytest.mark.parametrize("kernel", [blocks.cross_entropy, graph.cross_entropy])
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
@@ -30,10 +31,12 @@ def scene(shape, dtype=torch.float32, *, spread=2.0, seed=0, ignored=0.2, label=
     return logits, target if shape[1] > 255 else target.to(label), ignore_index
 
 
-def check(logits, target, p=1.0, ignore_index=255, *, weight=None, smoothing=0.0, scope="batch"):
+def check(
+    logits, target, p=1.0, ignore_index=255, *, weight=None, smoothing=0.0, scope="batch", kernel=blocks.cross_entropy
+):
     """The mined mean of the kernel's map and its gradient against the reference."""
     logits = logits.detach().requires_grad_()
-    losses = LossMap(*blocks.cross_entropy(logits, target, weight, ignore_index, smoothing))
+    losses = LossMap(*kernel(logits, target, weight, ignore_index, smoothing))
     chosen = hardest(p, scope=scope)(losses, 0, target, max(2, logits.shape[1]))
     sums = reduced(losses, chosen.share)
     value = divide(sums.total, sums.count)
@@ -58,13 +61,14 @@ def check(logits, target, p=1.0, ignore_index=255, *, weight=None, smoothing=0.0
     return losses, gradient
 
 
+@CROSS_ENTROPY
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1), (2, 2, 5, 7), (3, 3, 1, 9), (2, 19, 13, 11), (1, 150, 9, 5), (1, 300, 4, 3), (2, 5, 40, 1)]
 )
-def test_values_and_gradients_are_those_of_the_reference(shape, dtype):
+def test_values_and_gradients_are_those_of_the_reference(shape, dtype, kernel):
     for p in (1.0, 0.3):
-        check(*scene(shape, dtype)[:2], p, scene(shape)[2])
+        check(*scene(shape, dtype)[:2], p, scene(shape)[2], kernel=kernel)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -85,16 +89,16 @@ def test_any_layout_gives_the_same_and_its_gradient_back(layout, dtype):
     torch.testing.assert_close(its_gradient, gradient)
 
 
+@CROSS_ENTROPY
 @pytest.mark.parametrize("scope", ["batch", "image"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_weights_smoothing_and_scope(weighted, smoothing, scope):
+def test_weights_smoothing_and_scope(weighted, smoothing, scope, kernel):
     weight = torch.tensor([0.0, 0.5, 1.0, 3.0, 10.0]) if weighted else None
     for dtype in (torch.float32, torch.float64):
         logits, target, _ = scene((3, 5, 9, 8), dtype)
-        check(
-            logits, target, 0.3, weight=None if weight is None else weight.to(dtype), smoothing=smoothing, scope=scope
-        )
+        weights = None if weight is None else weight.to(dtype)
+        check(logits, target, 0.3, weight=weights, smoothing=smoothing, scope=scope, kernel=kernel)
 
 
 @pytest.mark.parametrize("label", [torch.uint8, torch.int16, torch.int32, torch.int64])
@@ -116,23 +120,39 @@ def test_ties_share_and_an_ignored_batch_is_a_connected_zero():
     assert not gradient.any()
 
 
+@CROSS_ENTROPY
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_stays_where_it_is(bad):
+def test_what_is_not_finite_stays_where_it_is(bad, kernel):
     logits, target, _ = scene((1, 5, 6, 6), ignored=0.0)
     target[0, 2, 3] = 255
     logits[0, :, 2, 3] = bad
-    _, gradient = check(logits, target, 0.5)  # under an ignored label it is nothing
+    _, gradient = check(logits, target, 0.5, kernel=kernel)  # under an ignored label it is nothing
     assert not gradient[0, :, 2, 3].any()
     logits[0, :, 4, 1] = bad  # under a label it reaches the loss and that pixel's gradient only
     logits.requires_grad_()
-    losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
+    losses = LossMap(*kernel(logits, target, None, 255, 0.0))
     assert losses.value.isnan().sum() == losses.hardness.isnan().sum() == 1
     (gradient,) = torch.autograd.grad(losses.value.sum(), logits)
     assert gradient.isnan().any(1).sum() == 1
     assert gradient[0, :, 4, 1].isnan().all()
-    losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
+    losses = LossMap(*kernel(logits, target, None, 255, 0.0))
     (gradient,) = torch.autograd.grad(losses.value[0, :4].sum(), logits)
     assert not gradient[0, :, 4:].any()  # nor there if that pixel is not kept
+
+
+@CROSS_ENTROPY
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("slope", [1.0, -1.0, math.inf])
+def test_whatever_the_slope_an_ignored_pixel_has_no_gradient_and_the_others_have_one(slope, smoothing, kernel):
+    logits, target, _ = scene((2, 5, 6, 6))
+    logits.requires_grad_()
+    value = kernel(logits, target, None, 255, smoothing).value
+    (gradient,) = torch.autograd.grad(value, logits, torch.full_like(value, slope))
+    assert torch.equal(gradient.any(1), target != 255)  # NaN is something
+    if slope == -1:
+        assert torch.equal(
+            -gradient, torch.autograd.grad(kernel(logits, target, None, 255, smoothing)[0].sum(), logits)[0]
+        )
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -149,11 +169,12 @@ def test_rows_of_which_nothing_is_kept_have_a_gradient_of_zeros(kernel, layout, 
     assert not gradient[1, :, :3].any()
 
 
-def test_a_label_out_of_range_spoils_its_pixel():
+@CROSS_ENTROPY
+def test_a_label_out_of_range_spoils_its_pixel(kernel):
     logits, target, _ = scene((1, 5, 6, 6))
     target[0, 1, 1] = 17
     logits.requires_grad_()
-    losses = LossMap(*blocks.cross_entropy(logits, target, None, 255, 0.0))
+    losses = LossMap(*kernel(logits, target, None, 255, 0.0))
     assert losses.value.isnan().sum() == 1
     (gradient,) = torch.autograd.grad(losses.value.sum(), logits)
     assert gradient.isnan().any(1).nonzero().tolist() == [[0, 1, 1]]

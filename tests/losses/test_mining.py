@@ -221,3 +221,24 @@ def test_the_statistics_are_those_of_the_selection():
 def test_a_bad_argument_is_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("kind", ["spread", "few values", "a sample of others", "sorted", "NaN and infinity"])
+def test_the_threshold_among_many_scores_is_that_of_sorting(kind):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(300, 401, generator=generator)
+    if kind == "few values":
+        scores = (4 * scores).round()
+    elif kind == "a sample of others":
+        scores.view(-1)[:: scores.numel() // (1 << 12) | 1] += 7.0  # of what is looked at first
+    elif kind == "sorted":
+        scores = scores.flatten().sort().values.view_as(scores)
+    elif kind == "NaN and infinity":
+        scores.view(-1)[::50], scores.view(-1)[::70], scores.view(-1)[::90] = torch.nan, torch.inf, -torch.inf
+    available = torch.rand(scores.shape, generator=generator) < 0.8
+    order = scores[available].sort(descending=True).values  # NaN first
+    for amount in (1, 17, 1000, 30_000, len(order) - 1, len(order)):
+        share, threshold = take_largest(scores, available, torch.tensor([float(amount)]).double())
+        torch.testing.assert_close(threshold[0], order[amount - 1], equal_nan=True, rtol=0, atol=0)
+        assert float(share.double().sum()) == pytest.approx(amount, abs=1e-6)
+        assert not share[~available].any()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from segtrain.gpu_code import GPUS, transformed, triton_module
 from segtrain.largest import asking_is_free
-from segtrain.losses.kernels import binary, blocks
+from segtrain.losses.kernels import binary, blocks, graph
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.upsampling import Logits, Upsampled
+from segtrain.upsampling import Logits, Upsampled, full_resolution
 
 __all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]
 
@@ -29,6 +29,8 @@ def cross_entropy(
     logits: Logits, target: Tensor, weight: Tensor | None, ignore_index: int, smoothing: float
 ) -> PixelMap | None:
     """The map of cross entropy with labels [B, *] for logits [B, C, *] that fit each other; ε goes to all classes."""
+    if logits.device.type == "cpu" and torch.compiler.is_compiling():
+        return graph.cross_entropy(full_resolution(logits), target, weight, ignore_index, smoothing)
     if _transformed(logits):
         return None
     if logits.device.type == "cpu":

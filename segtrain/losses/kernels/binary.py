@@ -14,7 +14,7 @@ from torch import Tensor
 from segtrain.losses.kernels.blocks import blocks_of
 from segtrain.losses.kernels.derivatives import differentiable
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.targets import Labels, full_precision, read_labels, shield
+from segtrain.losses.targets import Labels, full_precision, labels_of_block, read_labels, shield
 from segtrain.upsampling import Logits, Upsampled, full_resolution
 
 _LINEAR = 40  # softplus(x) is x from here on, also in float64
@@ -57,7 +57,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
         valid = torch.empty_like(target, dtype=torch.bool)
         for at in blocks.places:
             x = blocks.read(at)
-            labels = read_labels(x, target[at], max(channels, 2), weight, ignore_index)
+            labels = labels_of_block(target[at], max(channels, 2), weight, ignore_index, x.dtype)
             torch.sum(F.softplus(x, threshold=_LINEAR), 1, out=total[at])
             of_label = _of_label(x, labels)
             plain = (total[at] - of_label) * labels.spoiled
@@ -84,7 +84,7 @@ class _BinaryCrossEntropy(torch.autograd.Function):
                 blocks.skip(at)
                 continue
             x = blocks.read(at)
-            labels = read_labels(x, target[at], max(channels, 2), weight, ignore_index)
+            labels = labels_of_block(target[at], max(channels, 2), weight, ignore_index, x.dtype)
             seen = labels.valid & (slope[at] != 0)  # 0 times the NaN of a label out of range is NaN
             share = torch.where(seen, slope[at] * labels.weight * labels.spoiled, 0.0)
             e = x.sigmoid_()

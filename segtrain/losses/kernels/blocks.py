@@ -1,8 +1,8 @@
 """Cross entropy on a CPU, one block of pixels after the other, so that every pass but the first reads the cache.
 
-Forward keeps one number per pixel, the sum of exponentials below its largest logit; backward makes the softmax again
-from the logits, whose gradient is the only thing of their size. (The log-sum-exp alone would round as the largest logit
-does.) Of logits at low resolution a block is
+Forward keeps two numbers per pixel, its largest logit and the sum of exponentials below it; backward makes the softmax
+again from the logits, whose gradient is the only thing of their size. (The two in one, the log-sum-exp, would round as
+the largest logit does.) Of logits at low resolution a block is
 interpolated when it is needed, so nothing has the size of the others. Fresh memory costs as much as the arithmetic, so
 all blocks share their buffers. Plain torch, no compiler.
 """
@@ -57,27 +57,34 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         blocks = blocks_of(low, upsampling)
         classes = low.shape[1]
-        value, count, total = (torch.empty_like(target, dtype=blocks.dtype) for _ in range(3))
+        value, count, peak, total = (torch.empty_like(target, dtype=blocks.dtype) for _ in range(4))
         hardness = torch.empty_like(value) if smoothing or weight is not None else None  # else the value itself
         valid = torch.empty_like(target, dtype=torch.bool)
         for at in blocks.places:
             labels = labels_of_block(target[at], classes, weight, ignore_index, blocks.dtype)
-            x = _below_peak(blocks.read(at))
-            surprise = x.gather(1, labels.safe[:, None])[:, 0]
+            x = blocks.read(at)
+            torch.amax(x, 1, out=peak[at])
+            x.sub_(peak[at][:, None])
+            of_label = x.gather(1, labels.safe[:, None])[:, 0]
             others = _weighted_sum(x, weight) if smoothing else None
             torch.sum(x.exp_(), 1, out=total[at])
             if labels.spoiled.dim():
                 total[at] *= labels.spoiled
             log_total = total[at].log()
-            surprise = torch.where(labels.valid, log_total - surprise, 0.0)
+            surprise = log_total - of_label
+            ignored = ~labels.valid if labels.valid.dim() else None
+            if ignored is not None:
+                surprise.masked_fill_(ignored, 0.0)
             value[at] = surprise if weight is None else surprise * labels.weight
             if hardness is not None:
                 hardness[at] = surprise
             if others is not None:
                 spread_out = (log_total * (classes if weight is None else weight.sum()) - others) / classes
-                value[at] = (1 - smoothing) * value[at] + torch.where(labels.valid, smoothing * spread_out, 0.0)
+                if ignored is not None:
+                    spread_out.masked_fill_(ignored, 0.0)
+                value[at] = (1 - smoothing) * value[at] + smoothing * spread_out
             count[at], valid[at] = labels.weight, labels.valid
-        ctx.save_for_backward(low, target, weight, total, count)
+        ctx.save_for_backward(low, target, weight, peak, total, count)
         ctx.options = ignore_index, smoothing, *upsampling
         ctx.mark_non_differentiable(count, valid, *[] if hardness is None else [hardness])
         return value, count, hardness, valid
@@ -85,21 +92,21 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @differentiable(plain_values)
     def backward(ctx: Any, slope: Tensor) -> Tensor:
-        low, target, weight, total, count = ctx.saved_tensors
+        low, target, weight, peak, total, count = ctx.saved_tensors
         _, smoothing, *upsampling = ctx.options
         blocks = blocks_of(low, upsampling)
         blocks.start_gradient()
         classes = low.shape[1]
-        spoiled = bool(total.isnan().any())
+        finite = bool((total.sum() + slope.sum()).isfinite())
         for at in blocks.places:
-            share = slope[at] if smoothing else slope[at] * count[at]
-            factor = torch.where(count[at] == 0, 0.0, share / total[at])
-            if spoiled:
-                factor.masked_fill_(share == 0, 0.0)  # 0 over NaN is NaN
-            if not factor.any():
+            share = slope[at].masked_fill(count[at] == 0, 0.0) if smoothing else slope[at] * count[at]
+            factor = share / total[at]
+            if not finite:
+                factor.masked_fill_((share == 0) | (count[at] == 0), 0.0)  # 0 over NaN is NaN, and so is 0 times inf
+            if all(edge == 0 for edge in factor.aminmax()):
                 blocks.skip(at)
                 continue
-            e = _below_peak(blocks.read(at)).exp_()
+            e = blocks.read(at, less=peak[at]).exp_()
             of_label = total[at]
             if smoothing:
                 per_class = torch.ones(classes, dtype=e.dtype) if weight is None else weight
@@ -107,7 +114,7 @@ class _CrossEntropy(torch.autograd.Function):
                 e.mul_(((1 - smoothing) * count[at] + smoothing * per_class.mean())[:, None])
                 e.addcmul_(per_class.view(-1, 1, 1), total[at][:, None], value=-smoothing / classes)
             e.scatter_add_(1, target[at].long().clamp(0, classes - 1)[:, None], of_label.neg()[:, None])
-            if spoiled:
+            if not finite:
                 e.masked_fill_((factor == 0)[:, None], 0.0)  # as 0 times it
             blocks.write(at, e, factor[:, None])
         return blocks.gradient.to(low.dtype)
@@ -124,13 +131,17 @@ class _Full:
         self.places, size = _places(logits.shape)
         self._block = logits.new_empty(size, dtype=self.dtype)
 
-    def read(self, at: Place) -> Tensor:
-        """[b, C, R, W] of the rows in full precision, in the buffer.
+    def read(self, at: Place, less: Tensor | None = None) -> Tensor:
+        """[b, C, R, W] of the rows in full precision, in the buffer, less a number per pixel.
 
-        Also where they could be used as they are: a copy brings many classes into the cache sooner than arithmetic.
+        Also where they could be used as they are: a copy brings many classes into the cache sooner than a maximum.
         """
         rows = self.logits[at[0], :, at[1]]
-        return self._block[: rows.numel()].view(rows.shape).copy_(rows)
+        block = self._block[: rows.numel()].view(rows.shape)
+        if less is not None and rows.dtype == block.dtype:
+            return torch.sub(rows, less[:, None], out=block)
+        block.copy_(rows)
+        return block if less is None else block.sub_(less[:, None])
 
     def start_gradient(self) -> None:
         self.gradient = torch.empty_like(self.logits)  # all of it is written: zeros first would be one pass more
@@ -161,8 +172,8 @@ class _Interpolated:
         self._down, self._across = logits.taps(0).matrix(height), logits.taps(1).matrix(width)
         self._block = logits.low.new_empty(size, dtype=self.dtype)
 
-    def read(self, at: Place) -> Tensor:
-        """[b, C, R, W] of the rows in full precision, in the buffer."""
+    def read(self, at: Place, less: Tensor | None = None) -> Tensor:
+        """[b, C, R, W] of the rows in full precision, in the buffer, less a number per pixel."""
         source = self.logits.source(at[1])
         low = self.logits.low[at[0], :, source].to(self.dtype)
         images, classes, rows, width = low.shape
@@ -170,7 +181,8 @@ class _Interpolated:
         down = self._down[at[1], source].expand(images * classes, -1, -1)
         block = self._block[: images * classes * down.shape[1] * wide.shape[2]]
         block = block.view(images * classes, down.shape[1], wide.shape[2])
-        return torch.bmm(down, wide, out=block).view(images, classes, *block.shape[1:])
+        block = torch.bmm(down, wide, out=block).view(images, classes, *block.shape[1:])
+        return block if less is None else block.sub_(less[:, None])
 
     def start_gradient(self) -> None:
         self.gradient = torch.zeros_like(self.logits.low, dtype=self.dtype)
@@ -202,11 +214,6 @@ def _places(shape: torch.Size) -> tuple[list[Place], int]:
     starts = [(image, top) for image in range(0, images, some) for top in range(0, height, rows)]
     places = [(slice(i, min(i + some, images)), slice(top, min(top + rows, height))) for i, top in starts]
     return places, min(some, images) * rows * classes * width
-
-
-def _below_peak(x: Tensor) -> Tensor:
-    """x less its maximum over the classes, in place."""
-    return x.sub_(x.amax(1, keepdim=True))
 
 
 def _weighted_sum(x: Tensor, weight: Tensor | None) -> Tensor:
