@@ -194,6 +194,11 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return _over_ranks(value, dist.ReduceOp.SUM)
 
 
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """`sum_over_ranks` divided by their number."""
+    return sum_over_ranks(value) / world_size() if world_size() > 1 else sum_over_ranks(value)
+
+
 def min_over_ranks(value: Tensor) -> Tensor:
     """A new tensor with the smallest `value` of all ranks, on every rank; no gradient flows through it."""
     return _over_ranks(value, dist.ReduceOp.MIN)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor, nn
 
-from segtrain.distributed import is_main, sum_over_ranks, world_size
+from segtrain.distributed import is_main, mean_over_ranks, world_size
 from segtrain.losses import components, kernels
 from segtrain.losses.components import Regionwise
 from segtrain.losses.inspection import Inspection, inspect_mining
@@ -93,16 +93,19 @@ class Criterion(nn.Module):
         results = [part(output, target, step) for part in self.parts]
         sums = [one for result in results for one in result.sums]
         weights = [weight_at(factors, step) for factors in self.weights]
-        counts = sum_over_ranks(torch.stack([one.kept.count for one in sums])) / world_size()
-        means = divide(torch.stack([one.kept.total for one in sums]), counts, over_ranks=False)
-        shares = torch.ones_like(means) if share is None else share.to(means.dtype)
-        terms = [one * weight for one, weight in zip(means * shares, weights, strict=True)]
-        value = torch.stack(terms).sum()
-        nothing = (counts == 0).all() & is_main()  # the same on all ranks, so one counts it
-        logs = {"calls": torch.ones_like(value), "empty": nothing} | self._entries(logits_of(output), target)
+        counts = mean_over_ranks(_stacked([one.kept.count for one in sums]))
+        means = divide(_stacked([one.kept.total for one in sums]), counts, over_ranks=False)
+        if share is not None:
+            means = means * share.to(means.dtype)
+        terms = [_times(one, weight) for one, weight in zip(_unstacked(means), weights, strict=True)]
+        value = _stacked(terms).sum() if len(terms) > 1 else terms[0]
+        nothing = (counts == 0).all() if is_main() else counts.new_zeros(())  # the same on all ranks, so one counts it
+        once = torch.ones_like(counts[0])
+        logs = {"calls": once, "empty": nothing} | self._entries(logits_of(output), target)
+        shares = [once] * len(terms) if share is None else share
         for name, term, part, one, weight in zip(self.names, terms, shares, sums, weights, strict=True):
             logs |= {f"loss/{name}": term, f"steps/{name}": part}
-            logs |= {f"all_total/{name}": one.all.total * weight, f"all_count/{name}": one.all.count}
+            logs |= {f"all_total/{name}": _times(one.all.total, weight), f"all_count/{name}": one.all.count}
         for tag, result in zip(self._tags(), results, strict=True):
             logs |= {f"{tag}/{key}": log for key, log in result.logs.items()}
         return Loss(value, {key: log.detach().double() for key, log in logs.items()})
@@ -173,7 +176,7 @@ class Criterion(nn.Module):
         return None
 
     def _entries(self, logits: Logits, target: Tensor) -> dict[str, Tensor]:
-        entries = {"pixels": torch.full((), target.numel(), device=target.device)}
+        entries = {"pixels": torch.full((), target.numel(), dtype=torch.float64, device=target.device)}
         if target.dim() == 1:  # of pixels it would say little
             named = named_entries(target, self.task.ignore_index)
             right = named & (predict(full_resolution(logits).detach()) == target)
@@ -333,6 +336,19 @@ def _at_full_resolution(output: Logits | Output) -> Logits | Output:
     if isinstance(output, Output):
         return output._replace(logits=full_resolution(output.logits))
     return full_resolution(output)
+
+
+def _stacked(numbers: Sequence[Tensor]) -> Tensor:
+    """[T]; of a single term it is a view, which a GPU need not launch anything for."""
+    return torch.stack(list(numbers)) if len(numbers) > 1 else numbers[0][None]
+
+
+def _unstacked(numbers: Tensor) -> list[Tensor]:
+    return list(numbers) if len(numbers) > 1 else [numbers.squeeze(0)]
+
+
+def _times(number: Tensor, factor: float) -> Tensor:
+    return number if factor == 1 else number * factor
 
 
 def _ratio(total: float, count: float) -> float:

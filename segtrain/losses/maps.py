@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segtrain.cut import Cut, share_of
-from segtrain.distributed import sum_over_ranks, world_size
+from segtrain.distributed import mean_over_ranks
 from segtrain.gpu_code import transformed
 from segtrain.losses.targets import as_numbers
 from segtrain.task import Link
@@ -131,5 +131,5 @@ def of_all(losses: LossMap) -> Reduced:
 def divide(totals: Tensor, counts: Tensor, *, over_ranks: bool = True) -> Tensor:
     """The means Σ total / Σ count over all ranks as each must return them: they average to the mean. No count: 0."""
     if over_ranks:
-        counts = sum_over_ranks(counts) / world_size()
+        counts = mean_over_ranks(counts)
     return totals / torch.where(counts > 0, counts, 1.0).to(totals.dtype)

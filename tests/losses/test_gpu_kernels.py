@@ -193,3 +193,17 @@ def test_the_kernels_compile_for_gpus_that_are_not_here_with_wide_loads_and_with
             dtype == "fp32" or name == "backward_kernel"
         ):  # forward in bf16 a thread holds twice as many pixels, and float32 maps change hands
             assert int(barriers) == 0
+
+
+def test_a_step_moves_no_more_than_half_as_much_again_as_the_least():
+    script = Path(__file__).parents[2] / "benchmarks" / "traffic.py"
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.stdout.splitlines()[4:]]
+    assert len(rows) == 20
+    moved = {tuple(row[:3]): float(row[3]) for row in rows}
+    for classes, labels, criterion, _, _, times, launches in rows:
+        assert float(times) <= (1.5 if classes == "19" else 1.1)
+        assert int(launches) <= 40
+        if criterion == "mined":
+            assert moved[classes, labels, "mined"] < 1.1 * moved[classes, labels, "mean"]
