@@ -97,7 +97,7 @@ def test_a_second_derivative_and_many_gradients_at_once_are_those_of_the_plain_p
 
 @pytest.mark.parametrize("classes", [1, 5])
 def test_the_loss_takes_it_for_labels_and_from_low_resolution(monkeypatch, classes):
-    monkeypatch.setattr(kernels, "_LARGE_BINARY", 0)
+    monkeypatch.setattr(kernels, "_LARGE", 0)
     low, target = scene((2, classes, 5, 6), torch.float64)
     logits = Upsampled(low.requires_grad_(), (20, 24), (19, 22), True)
     target = scene((2, classes, 19, 22))[1]

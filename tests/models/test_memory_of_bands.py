@@ -6,7 +6,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from segtrain import upsampling
 from segtrain.evaluator import Evaluator
-from segtrain.losses import kernels
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.losses.kernels import blocks
 from segtrain.precision import Precision
@@ -23,7 +22,6 @@ FULL = 150 * SIDE * SIDE * 8  # bytes of the logits of one image, in the float64
 def _small_bands(monkeypatch):
     monkeypatch.setattr(blocks, "_BLOCK", 1 << 17)
     monkeypatch.setattr(upsampling, "_BAND", 1 << 17)
-    monkeypatch.setattr(kernels, "_LARGE", 1 << 17)
 
 
 def peak(run):

@@ -19,9 +19,8 @@ from segtrain.upsampling import Logits, Upsampled, full_resolution
 __all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]
 
 # Logits from which on the blocks are as fast as the plain path or faster, forward and backward, on one thread of a Xeon
-# (2 MiB of L2), torch 2.14, 2026-11-28: docs/kernels.md has the numbers
-_LARGE = 1 << 18
-_LARGE_BINARY = 1 << 22
+# (2 MiB of L2), torch 2.14, 2026-11-28: benchmarks/RESULTS.md has the numbers
+_LARGE = 1 << 17
 _TRITON = "segtrain.losses.kernels.gpu"
 
 
@@ -47,7 +46,7 @@ def bce_with_logits(
     if _transformed(logits):
         return None
     if logits.device.type == "cpu":
-        fits = logits.shape.numel() >= _LARGE_BINARY and _can_go_by_blocks(logits)
+        fits = pays(logits.shape) and _can_go_by_blocks(logits)
         return binary.bce_with_logits(logits, target, weight, ignore_index, smoothing) if fits else None
     gpu = _gpu(logits)
     return gpu.bce_with_logits(logits, target, weight, ignore_index, smoothing) if gpu is not None else None
@@ -72,8 +71,7 @@ def _transformed(logits: Logits) -> bool:
 
 
 def _can_go_by_blocks(logits: Logits) -> bool:
-    """Not where the host must not ask, as under the compiler, which fuses the plain path on a CPU; and not if
-    interpolation would spread a NaN.
+    """Not where the host must not ask, as under the compiler; and not if interpolation would spread a NaN.
 
     A block is interpolated by products of matrices, in which one NaN would reach pixels that are far from it.
     """
