@@ -7,17 +7,21 @@ Forward and backward run on tensors that have a shape and no numbers. What an op
 what it returns is written, each once; a selection reads its scores three times, and backward leaves out the sectors
 of 32 bytes without a mined pixel, whose share is an estimate. `floor` is that of benchmarks/criterion.py: logits read
 twice and their gradient written, the label of each pixel twice and four numbers of 4 bytes. What a cache saves is not
-counted, and what is smaller than a map of the pixels only in the number of launches.
+counted, and what is smaller than a map of the pixels only in the number of launches. What topk moves inside is not
+counted either. Memory is the peak of what is made beside logits and target.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -30,10 +34,13 @@ READ_AGAIN = {torch.bfloat16: 0.6, torch.float32: 0.4}  # part of the logits' se
 PASSES = {"segtrain::take_largest": 3}  # over the scores
 INSIDE = {"segtrain::take_largest": 7, "segtrain::cut_sums": 2}  # launches
 SILENT = ("aten::empty", "aten::empty_like", "aten::new_empty", "aten::detach", "aten::scalar_tensor")
+TOP_P = 0.15
+EAGER = "eager CE, topk, mean"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "mined": {"top_p": 0.15},
-    "mined, by image": {"top_p": 0.15, "scope": "image"},
-    "mined, weights and smoothing": {"top_p": 0.15, "label_smoothing": 0.1, "class_weights": True},
+    EAGER: {"top_p": TOP_P},
+    "mined": {"top_p": TOP_P},
+    "mined, by image": {"top_p": TOP_P, "scope": "image"},
+    "mined, weights and smoothing": {"top_p": TOP_P, "label_smoothing": 0.1, "class_weights": True},
     "mined, p = 1": {"top_p": 1.0},
     "mean": {},
 }
@@ -53,7 +60,9 @@ class Traffic(TorchDispatchMode):
     def __init__(self, read_again: float) -> None:
         super().__init__()
         self.launches: list[Launch] = []
+        self.peak = 0  # bytes of what was made and not yet dropped
         self._read_again = read_again
+        self._made: dict[StorageWeakRef, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -66,7 +75,16 @@ class Traffic(TorchDispatchMode):
             read = sum(places.values()) * PASSES.get(name, 1)
             written = sum(_bytes(one) for one in tree_leaves(result) if isinstance(one, Tensor))
             self.launches.append(Launch(name, read, written))
+            self._hold(result)
         return result
+
+    def _hold(self, result: Any) -> None:
+        self._made = {one: size for one, size in self._made.items() if not one.expired()}
+        for one in tree_leaves(result):
+            if isinstance(one, Tensor):
+                storage = one.untyped_storage()
+                self._made[StorageWeakRef(storage)] = storage.nbytes()
+        self.peak = max(self.peak, sum(self._made.values()))
 
 
 def _bytes(tensor: Tensor) -> float:
@@ -77,24 +95,31 @@ def _bytes(tensor: Tensor) -> float:
     return float(numbers * tensor.element_size())
 
 
-def launches(shape: tuple[int, ...], dtype: torch.dtype, labels: torch.dtype, options: dict[str, Any]) -> list[Launch]:
-    """What forward and backward of cross entropy launch for logits of this shape."""
+def traffic(shape: Sequence[int], dtype: torch.dtype, labels: torch.dtype, what: str) -> Traffic:
+    """What forward and backward of cross entropy move for logits of this shape."""
     batch, classes, *size = shape
-    logits = torch.empty(shape, dtype=dtype, requires_grad=True, device="meta")
+    logits = torch.empty(*shape, dtype=dtype, requires_grad=True, device="meta")
     target = torch.empty(batch, *size, dtype=labels, device="meta")
-    criterion = _criterion(classes, **options).to("meta")
-    with Traffic(_read_again(dtype, options)) as traffic:
-        criterion(logits, target, 0).value.backward()
-    return traffic.launches
+    criterion = None if what == EAGER else _criterion(classes, **OPTIONS[what]).to("meta")
+    with Traffic(_read_again(dtype, what)) as seen:
+        loss = eager(logits, target.long()) if criterion is None else criterion(logits, target, 0).value
+        loss.backward()
+    return seen
 
 
-def floor(classes: int, dtype: torch.dtype, labels: torch.dtype, options: dict[str, Any]) -> float:
+def eager(logits: Tensor, target: Tensor) -> Tensor:
+    """As everybody writes it; autocast makes float32 of the logits for the cross entropy."""
+    losses = F.cross_entropy(logits.float(), target, ignore_index=255, reduction="none").flatten()
+    return losses.topk(int(TOP_P * losses.numel())).values.mean()
+
+
+def floor(classes: int, dtype: torch.dtype, labels: torch.dtype, what: str) -> float:
     """The least bytes per pixel."""
-    return (2 + _read_again(dtype, options)) * classes * dtype.itemsize + 2 * labels.itemsize + 16
+    return (2 + _read_again(dtype, what)) * classes * dtype.itemsize + 2 * labels.itemsize + 16
 
 
-def _read_again(dtype: torch.dtype, options: dict[str, Any]) -> float:
-    return READ_AGAIN[dtype] if options.get("top_p", 1.0) < 1 else 1.0
+def _read_again(dtype: torch.dtype, what: str) -> float:
+    return READ_AGAIN[dtype] if OPTIONS[what].get("top_p", 1.0) < 1 else 1.0
 
 
 def _criterion(classes: int, *, class_weights: bool = False, **options: Any) -> Criterion:
@@ -111,18 +136,19 @@ def main() -> None:
     p.add_argument("--launches", action="store_true", help="also what each of them moves")
     args = p.parse_args()
     dtype = torch.bfloat16 if args.amp == "bf16" else torch.float32
-    print(f"{args.amp}, bytes per pixel\n\n| classes | labels | criterion | moved | floor | times | launches |")
-    print("|" + "---|" * 7)
+    print(f"{args.amp}\n\n| classes | labels | criterion | bytes per pixel | floor | times | launches | extra MiB |")
+    print("|" + "---|" * 8)
     for shape, labels, what in itertools.product(SHAPES, (torch.int64, torch.uint8), OPTIONS):
-        found = launches(shape, dtype, labels, OPTIONS[what])
+        seen = traffic(shape, dtype, labels, what)
         pixels = shape[0] * shape[2] * shape[3]
-        moved = sum(one.read + one.written for one in found) / pixels
-        least = floor(shape[1], dtype, labels, OPTIONS[what])
-        number = sum(INSIDE.get(one.name, 1) for one in found)
+        moved = sum(one.read + one.written for one in seen.launches) / pixels
+        least = floor(shape[1], dtype, labels, what)
+        number = sum(INSIDE.get(one.name, 1) for one in seen.launches)
         print(
-            f"| {shape[1]} | {str(labels)[6:]} | {what} | {moved:.0f} | {least:.0f} | {moved / least:.2f} | {number} |"
+            f"| {shape[1]} | {str(labels)[6:]} | {what} | {moved:.0f} | {least:.0f} | {moved / least:.2f} | {number} | "
+            f"{seen.peak / 2**20:.0f} |"
         )
-        for one in found if args.launches else []:
+        for one in seen.launches if args.launches else []:
             print(f"    {one.name:32} read {one.read / pixels:7.2f}  written {one.written / pixels:7.2f}")
 
 

@@ -200,10 +200,14 @@ def test_a_step_moves_no_more_than_half_as_much_again_as_the_least():
     told = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert told.returncode == 0, told.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.stdout.splitlines()[4:]]
-    assert len(rows) == 20
-    moved = {tuple(row[:3]): float(row[3]) for row in rows}
-    for classes, labels, criterion, _, _, times, launches in rows:
+    assert len(rows) == 24
+    moved, extra = ({tuple(row[:3]): float(row[at]) for row in rows} for at in (3, 7))
+    for classes, labels, criterion, _, _, times, launches, _ in rows:
+        if criterion.startswith("eager"):
+            continue
         assert float(times) <= (1.5 if classes == "19" else 1.1)
         assert int(launches) <= 40
+        assert extra[classes, labels, criterion] <= 0.22 * extra[classes, labels, "eager CE, topk, mean"]
         if criterion == "mined":
             assert moved[classes, labels, "mined"] < 1.1 * moved[classes, labels, "mean"]
+            assert moved[classes, labels, "mined"] < moved[classes, labels, "eager CE, topk, mean"] / 4
