@@ -18,7 +18,7 @@ from segtrain.gpu_code import on_device_of
 from segtrain.radix import ordered
 
 BLOCK = 1024
-_PROGRAMS = 1024  # all images together
+_PROGRAMS = 512  # all images together: as many as an A100 or an H100 has at a time
 _NUMBERS = 6  # that are summed
 
 

@@ -8,9 +8,11 @@ import torch
 from segtrain import cut_kernels, largest
 from segtrain.cut import Cut
 from segtrain.losses.inspection import largest_image
+from segtrain.losses.kernels import blocks, gpu
 from segtrain.losses.maps import LossMap, kept_and_all, reduced
 from segtrain.losses.mining import Hardest, Threshold
 from segtrain.losses.terms import PixelTerms
+from segtrain.upsampling import Upsampled
 
 # NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -156,6 +158,31 @@ def test_weights_that_are_learned_and_float64_go_the_plain_way(on_gpu):
     torch.testing.assert_close(slope, cut.share.float())
     wide = LossMap(losses.value.double(), losses.weight.detach().double(), losses.hardness, losses.valid)
     assert kept_and_all(wide, cut)[0].total.dtype == torch.float64
+
+
+@pytest.mark.parametrize("upsampled", [False, True])
+@pytest.mark.parametrize("scope", ["batch", "image"])
+def test_a_mined_cross_entropy_from_logits_to_their_gradient(on_gpu, scope, upsampled):
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(2, 5, 9, 12, generator=generator)
+    size = (35, 47) if upsampled else (9, 12)
+    target = torch.randint(0, 5, (2, *size), generator=generator)
+    target[0, :3, :9] = 255
+    if not upsampled:
+        logits[0, :, :2, :6] = torch.nan  # of ignored pixels
+    results = []
+    for on, kernel in ((True, gpu.cross_entropy), (False, blocks.cross_entropy)):
+        on_gpu(on)
+        inputs = logits.clone().requires_grad_()
+        given = Upsampled(inputs, (36, 48), size, True) if upsampled else inputs
+        losses = LossMap(*kernel(given, target, torch.tensor([0.0, 1, 2, 3, 4]), 255, 0.1))
+        selection = Hardest(lambda step: 0.2, scope)(losses, 0, target, 5)
+        kept, everything = kept_and_all(losses, selection.kept)
+        (kept.total / kept.count).float().backward()
+        results.append([kept.total.detach(), kept.count, everything.total.detach(), inputs.grad, selection.logs])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+    assert results[0][3].isfinite().all()
+    assert results[0][3].any()
 
 
 def test_a_compiler_sees_one_graph(on_gpu):

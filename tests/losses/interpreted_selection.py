@@ -24,16 +24,10 @@ SPECIAL = (
 def test_a_portion_is_counted_in_float64():
     mask = torch.ones(1, 1000, dtype=torch.bool)
     scores = torch.rand(1, 1000)
-    for number, p in ((100, 0.29), (100, 0.57), (1000, 0.999), (3, 0.001), (0, 0.5), (7, 1 / 7 - 1e-12)):
+    for number, p in ((100, 0.29), (1000, 0.29), (1000, 0.999), (3, 0.001), (0, 0.5), (7, 1 / 7 - 1e-12)):
         share = torch.tensor([p], dtype=torch.float64)
         cut = radix.take(scores[:, :number], mask[:, :number], share, portion=True, over_ranks=False)
         assert cut.share.sum() == portion_of(p, torch.tensor(float(number)).double())
-    many = mask.expand(5000, 1000).contiguous().view(1, -1)  # 0.15 is not 0.15 in float32
-    cut = radix.take(
-        many.float(), many, torch.tensor([0.15000001], dtype=torch.float64), portion=True, over_ranks=False
-    )
-    assert (cut.part * many.numel()).round() == 750_000
-    assert cut.part * many.numel() == 750_000
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -55,6 +49,24 @@ def test_the_same_is_taken(monkeypatch, length, decimals, groups):
         assert torch.equal(cut.share, expected.share)
         torch.testing.assert_close(cut.threshold, expected.threshold, rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(cut.share.sum(1), amount)
+
+
+@pytest.mark.parametrize("portion", [False, True])
+def test_a_group_extends_over_ranks(monkeypatch, portion):
+    # two ranks with the same entries have twice as many of each
+    monkeypatch.setattr(radix, "world_size", lambda: 2)
+    monkeypatch.setattr(radix, "sum_over_ranks", lambda counts: 2 * counts)
+    scores = torch.rand(1, 501, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+    mask = torch.arange(501)[None] % 3 > 0
+    number = 2 * mask.sum()
+    k = portion_of(0.301, number.double()) if portion else torch.tensor(77.0).double()
+    amount = torch.tensor([0.301], dtype=torch.float64) if portion else k[None]
+    together = take_largest(scores.expand(2, -1).reshape(1, -1), mask.expand(2, -1).reshape(1, -1), k[None])
+    cut = radix.take(scores, mask, amount, portion=portion, over_ranks=True)
+    assert k % 2 == 1  # the ranks share an entry
+    torch.testing.assert_close(cut.share.sum(), k / 2)
+    torch.testing.assert_close(cut.share[0], together.share.view(2, -1)[0].double())
+    assert torch.equal(cut.threshold, together.threshold)
 
 
 def test_the_operator_is_registered_as_torch_wants_it():
