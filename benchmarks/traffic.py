@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from segtrain.losses import components
 from segtrain.losses.criterion import Criterion, as_criterion, bootstrapped_ce
 from segtrain.task import Task
+from segtrain.upsampling import Upsampled, full_resolution
 
 SHAPES = [(8, 19, 512, 1024), (16, 150, 512, 512)]
 READ_AGAIN = {torch.bfloat16: 0.6, torch.float32: 0.4}  # part of the logits' sectors that hold a mined pixel, p = 0.15
@@ -95,14 +96,17 @@ def _bytes(tensor: Tensor) -> float:
     return float(numbers * tensor.element_size())
 
 
-def traffic(shape: Sequence[int], dtype: torch.dtype, labels: torch.dtype, what: str) -> Traffic:
-    """What forward and backward of cross entropy move for logits of this shape."""
+def traffic(shape: Sequence[int], dtype: torch.dtype, labels: torch.dtype, what: str, factor: int = 1) -> Traffic:
+    """What forward and backward of cross entropy move for logits of this shape, made of those at 1/factor of it."""
     batch, classes, *size = shape
-    logits = torch.empty(*shape, dtype=dtype, requires_grad=True, device="meta")
+    low = torch.empty(batch, classes, *(one // factor for one in size), dtype=dtype, requires_grad=True, device="meta")
     target = torch.empty(batch, *size, dtype=labels, device="meta")
+    logits = low if factor == 1 else Upsampled(low, (size[0], size[1]), (size[0], size[1]), True)
     criterion = None if what == EAGER else _criterion(classes, **OPTIONS[what]).to("meta")
-    with Traffic(_read_again(dtype, what)) as seen:
-        loss = eager(logits, target.long()) if criterion is None else criterion(logits, target, 0).value
+    with Traffic(1.0 if factor > 1 else _read_again(dtype, what)) as seen:
+        loss = (
+            eager(full_resolution(logits), target.long()) if criterion is None else criterion(logits, target, 0).value
+        )
         loss.backward()
     return seen
 
@@ -113,9 +117,10 @@ def eager(logits: Tensor, target: Tensor) -> Tensor:
     return losses.topk(int(TOP_P * losses.numel())).values.mean()
 
 
-def floor(classes: int, dtype: torch.dtype, labels: torch.dtype, what: str) -> float:
+def floor(classes: int, dtype: torch.dtype, labels: torch.dtype, what: str, factor: int = 1) -> float:
     """The least bytes per pixel."""
-    return (2 + _read_again(dtype, what)) * classes * dtype.itemsize + 2 * labels.itemsize + 16
+    again = _read_again(dtype, what) if factor == 1 else 1.0
+    return (2 + again) * classes * dtype.itemsize / factor**2 + 2 * labels.itemsize + 16
 
 
 def _read_again(dtype: torch.dtype, what: str) -> float:
@@ -134,15 +139,17 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--amp", choices=["bf16", "off"], default="bf16", help="logits in bfloat16 or float32")
     p.add_argument("--launches", action="store_true", help="also what each of them moves")
+    p.add_argument("--upsample", action="store_true", help="logits at 1/4 of the size, upsampled for the loss")
     args = p.parse_args()
+    factor = 4 if args.upsample else 1
     dtype = torch.bfloat16 if args.amp == "bf16" else torch.float32
     print(f"{args.amp}\n\n| classes | labels | criterion | bytes per pixel | floor | times | launches | extra MiB |")
     print("|" + "---|" * 8)
     for shape, labels, what in itertools.product(SHAPES, (torch.int64, torch.uint8), OPTIONS):
-        seen = traffic(shape, dtype, labels, what)
+        seen = traffic(shape, dtype, labels, what, factor)
         pixels = shape[0] * shape[2] * shape[3]
         moved = sum(one.read + one.written for one in seen.launches) / pixels
-        least = floor(shape[1], dtype, labels, what)
+        least = floor(shape[1], dtype, labels, what, factor)
         number = sum(INSIDE.get(one.name, 1) for one in seen.launches)
         print(
             f"| {shape[1]} | {str(labels)[6:]} | {what} | {moved:.0f} | {least:.0f} | {moved / least:.2f} | {number} | "
