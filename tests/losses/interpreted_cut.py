@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from segtrain import cut_kernels, largest
 from segtrain.cut import Cut
@@ -158,6 +159,28 @@ def test_weights_that_are_learned_and_float64_go_the_plain_way(on_gpu):
     torch.testing.assert_close(slope, cut.share.float())
     wide = LossMap(losses.value.double(), losses.weight.detach().double(), losses.hardness, losses.valid)
     assert kept_and_all(wide, cut)[0].total.dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # torch's own forward mode
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_tangents_and_transforms_go_the_plain_way(on_gpu):
+    on_gpu(True)
+    losses = scene((2, 5, 6))
+    cut = Hardest(lambda step: 0.3)(losses, 0, None, 2).kept
+
+    def total(value):
+        return kept_and_all(losses._replace(value=value), cut)[0].total
+
+    share, direction = cut.share.float(), torch.rand(2, 5, 6)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(total(forward_ad.make_dual(losses.value, direction))).tangent
+    torch.testing.assert_close(tangent, (share * direction).sum())
+    torch.testing.assert_close(torch.func.grad(total)(losses.value), share)
+    torch.testing.assert_close(torch.vmap(total)(torch.stack([losses.value, direction]))[1], (share * direction).sum())
+    (many,) = torch.autograd.grad(
+        total(direction.requires_grad_()), direction, torch.tensor([1.0, 2.0]), is_grads_batched=True
+    )
+    torch.testing.assert_close(many[1], 2 * share)
 
 
 @pytest.mark.parametrize("upsampled", [False, True])
