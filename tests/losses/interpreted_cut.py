@@ -71,10 +71,6 @@ def both(on_gpu, losses, rule):
 def check(on_gpu, losses, rule):
     ours, theirs = both(on_gpu, losses, rule)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6, equal_nan=True)
-    again, _ = both(on_gpu, losses, rule)
-    for one, other in zip(again[0] + list(again[1].values()), ours[0] + list(ours[1].values()), strict=True):
-        assert one.dtype == other.dtype
-        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
     return ours
 
 
@@ -89,7 +85,7 @@ def test_the_sums_of_what_is_kept_are_those_of_the_cpu(on_gpu, shape, weighted, 
 
 @pytest.mark.parametrize("scope", ["batch", "image"])
 def test_edges(on_gpu, scope):
-    rule, losses = Hardest(lambda step: 0.2, scope), scene((3, 30, 40))
+    rule, losses = Hardest(lambda step: 0.2, scope), scene((3, 15, 30))
     valid = losses.valid.clone()
     valid[1] = False
     empty = LossMap(*(torch.where(valid, one, 0.0) for one in losses[:3]), valid)
@@ -106,6 +102,12 @@ def test_edges(on_gpu, scope):
         assert bad < 0 or not sums[0].isfinite()
     none = LossMap(*(one[:0] for one in losses))
     check(on_gpu, none, Hardest(lambda step: 0.2))
+
+
+def test_two_runs_give_the_same_bits(on_gpu):
+    losses = scene((2, 45, 50))
+    (first, _), (second, _) = (both(on_gpu, losses, RULES["image 0.3"]) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_value_and_its_hardness_are_read_once_or_twice_with_the_same_sums(on_gpu):
@@ -187,8 +189,8 @@ def test_tangents_and_transforms_go_the_plain_way(on_gpu):
 @pytest.mark.parametrize("scope", ["batch", "image"])
 def test_a_mined_cross_entropy_from_logits_to_their_gradient(on_gpu, scope, upsampled):
     generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(2, 5, 9, 12, generator=generator)
-    size = (35, 47) if upsampled else (9, 12)
+    logits = 2 * torch.randn(2, 5, 4, 12, generator=generator)
+    size = (15, 23) if upsampled else (4, 12)
     target = torch.randint(0, 5, (2, *size), generator=generator)
     target[0, :3, :9] = 255
     if not upsampled:
@@ -197,7 +199,7 @@ def test_a_mined_cross_entropy_from_logits_to_their_gradient(on_gpu, scope, upsa
     for on, kernel in ((True, gpu.cross_entropy), (False, blocks.cross_entropy)):
         on_gpu(on)
         inputs = logits.clone().requires_grad_()
-        given = Upsampled(inputs, (36, 48), size, True) if upsampled else inputs
+        given = Upsampled(inputs, (16, 24), size, True) if upsampled else inputs
         losses = LossMap(*kernel(given, target, torch.tensor([0.0, 1, 2, 3, 4]), 255, 0.1))
         selection = Hardest(lambda step: 0.2, scope)(losses, 0, target, 5)
         kept, everything = kept_and_all(losses, selection.kept)
