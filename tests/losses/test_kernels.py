@@ -101,9 +101,16 @@ def test_weights_smoothing_and_scope(weighted, smoothing, scope, kernel):
         check(logits, target, 0.3, weight=weights, smoothing=smoothing, scope=scope, kernel=kernel)
 
 
-@pytest.mark.parametrize("label", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_labels_of_any_integer_type(label):
-    check(*scene((2, 7, 6, 5), label=label)[:2], 0.5)
+@pytest.mark.parametrize("kernel", [blocks.cross_entropy, graph.cross_entropy, binary.bce_with_logits])
+@pytest.mark.parametrize(
+    "label", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32]
+)
+def test_labels_of_any_integer_type(label, kernel):
+    logits, target, _ = scene((2, 7, 6, 5), label=torch.int64)
+    target[target == 255] = 100  # int8 has it too
+    for ignore_index in (100, 3, -100, 300):  # under the last two what was ignored is out of range
+        given, expected = (kernel(logits, one, None, ignore_index, 0.0) for one in (target.to(label), target))
+        torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_huge_logits_keep_their_differences():
