@@ -97,7 +97,7 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.view(torch.uint8).to(dtype)
 
 
-def of_label(x: Tensor, labels: Tensor) -> Tensor:
+def one_hot(x: Tensor, labels: Tensor) -> Tensor:
     """Which of logits [B, C, *] are those of labels [B, *], bool; a compiler fuses it with what it is used for."""
     classes = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
     return classes.view(1, -1, *[1] * (x.dim() - 2)) == labels.unsqueeze(1).int()
