@@ -176,10 +176,12 @@ def test_rows_of_which_nothing_is_kept_have_a_gradient_of_zeros(kernel, layout, 
     assert not gradient[1, :, :3].any()
 
 
-@CROSS_ENTROPY
-def test_a_label_out_of_range_spoils_its_pixel(kernel):
-    logits, target, _ = scene((1, 5, 6, 6))
-    target[0, 1, 1] = 17
+@pytest.mark.parametrize("kernel", [blocks.cross_entropy, graph.cross_entropy, binary.bce_with_logits])
+@pytest.mark.parametrize("wrong", [-3, -1, 5, 17])
+@pytest.mark.parametrize("ignored", [0.0, 0.2])
+def test_a_label_out_of_range_spoils_its_pixel(ignored, wrong, kernel):
+    logits, target, _ = scene((1, 5, 6, 6), ignored=ignored, label=torch.int16)
+    target[0, 1, 1] = wrong
     logits.requires_grad_()
     losses = LossMap(*kernel(logits, target, None, 255, 0.0))
     assert losses.value.isnan().sum() == 1
