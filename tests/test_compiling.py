@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -82,6 +85,19 @@ def test_compiled_losses_are_the_same_whatever_is_mined_at_the_step():
     for again in (logits.detach(), Upsampled(logits, (9, 7), (9, 7), True)):
         torch.testing.assert_close(compiled_one(again, target, 9).value, plain(again, target, 9).value)
     assert torch._dynamo.utils.counters["frames"]["ok"] == 1, "not where nothing is learnt, or logits are small"
+
+
+def test_a_criterion_whose_losses_are_compiled_is_pickled_and_copied_as_any_other():
+    task = Task("segmentation", ("a", "b", "c"), ((0, 0, 0),) * 3)
+    criterion = bootstrapped_ce(task, top_p=0.2, class_weights=[1.0, 2.0, 0.5])
+    keys = list(criterion.state_dict())
+    criterion.compile_losses()
+    assert criterion.path(torch.device("cpu")) == "torch.compile, or blocks at low resolution"
+    assert list(criterion.state_dict()) == keys
+    logits, target = torch.randn(2, 3, 9, 7), torch.randint(0, 3, (2, 9, 7))
+    for again in (pickle.loads(pickle.dumps(criterion)), copy.deepcopy(criterion)):
+        assert again.path(torch.device("cpu")) == "blocks"
+        torch.testing.assert_close(again(logits, target, 0).value, criterion(logits, target, 0).value)
 
 
 def test_a_configuration_that_compiles_compiles_the_losses_on_a_cpu(tiny, monkeypatch):

@@ -24,7 +24,7 @@ from segtrain.losses.targets import (
     full_precision,
     label_weight,
     not_ignored,
-    of_label,
+    one_hot,
     read_labels,
     shield,
 )
@@ -212,7 +212,7 @@ def _one_against_rest(x: Tensor, target: Tensor, weight: Tensor | None, ignore_i
     if channels == 1:
         number = labels.safe.unsqueeze(1)
     elif torch.compiler.is_compiling():
-        number = of_label(x, labels.safe)
+        number = one_hot(x, labels.safe)
     else:
         number = torch.zeros_like(x, dtype=torch.bool).scatter(1, labels.safe.unsqueeze(1), True)
     per_entry = (labels.weight * labels.spoiled, labels.weight, labels.valid)

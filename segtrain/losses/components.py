@@ -36,7 +36,7 @@ class Pixelwise(nn.Module):
         self.link: Link = link
         self.has_kernel = loss in (pixel.cross_entropy, pixel.focal, channels.bce_with_logits)
         self._loss = partial(loss, ignore_index=task.ignore_index, **options)
-        self._loss_in_training: Callable[..., LossMap] = self._loss
+        self._compiled: Callable[..., LossMap] | None = None
         self._weigh = partial(weigh, ignore_index=task.ignore_index)
         self.register_buffer("weight", weight_tensor(class_weights, task.num_classes), persistent=False)
         self.register_buffer("pos_weight", pos_weight, persistent=False)
@@ -47,12 +47,22 @@ class Pixelwise(nn.Module):
         """`logits` at low resolution only if there is a kernel, which makes bands of them."""
         extra = {} if self.pos_weight is None else {"pos_weight": self.pos_weight}
         trains = isinstance(logits, Tensor) and logits.requires_grad
-        loss = self._loss_in_training if trains else self._loss
+        loss = self._compiled if trains and self._compiled is not None else self._loss
         return loss(logits, target, weight=self.weight, **extra)
 
     def compile_training(self) -> None:
         """From now on torch.compile makes the map of logits at full resolution that want a gradient."""
-        self._loss_in_training = torch.compile(self._loss)
+        self._compiled = torch.compile(self._loss)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it does."""
+        return self._compiled is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is compiled cannot be pickled; a copy is not compiled, as with torch.nn.Module.compile."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_compiled": None}
 
     def weigh(self, target: Tensor) -> Tensor:
         """The `weight` of the map, [B, *], known without the logits."""

@@ -147,8 +147,9 @@ class Criterion(nn.Module):
     def path(self, device: torch.device) -> str:
         """What computes the losses on `device`, in a few words for a log."""
         losses = [loss for part in self.parts if isinstance(part, PixelTerms) for loss in part.losses]
-        fast = any(isinstance(loss, components.Pixelwise) and loss.has_kernel for loss in losses)
-        return kernels.path(device) if fast else "plain torch"
+        fast = [loss for loss in losses if isinstance(loss, components.Pixelwise) and loss.has_kernel]
+        path = kernels.path(device) if fast else "plain torch"
+        return f"torch.compile, or {path} at low resolution" if any(loss.compiled for loss in fast) else path
 
     @torch.no_grad()
     def inspect(self, logits: Logits, target: Tensor, step: int, *, over_ranks: bool = False) -> Inspection | None:

@@ -69,6 +69,9 @@ def read_labels(logits: Tensor, target: Tensor, num_classes: int, weight: Tensor
     return _read_labels(target, num_classes, weight, ignore_index, logits.dtype)
 
 
+_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch finds no smallest and largest
+
+
 def labels_of_block(
     target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int, dtype: torch.dtype
 ) -> Labels:
@@ -77,6 +80,8 @@ def labels_of_block(
     What is the same for all of them is a single number: `spoiled` where no label is wrong, and without class weights
     also `weight` and `valid` where none is ignored.
     """
+    if target.dtype in _WIDE_UNSIGNED:
+        target = target.long()
     one = torch.ones((), dtype=dtype)
     if weight is None and _are_labels(target, num_classes, but=ignore_index):
         return Labels(target.long(), one, one.bool(), one)
@@ -92,7 +97,7 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.view(torch.uint8).to(dtype)
 
 
-def of_label(x: Tensor, labels: Tensor) -> Tensor:
+def one_hot(x: Tensor, labels: Tensor) -> Tensor:
     """Which of logits [B, C, *] are those of labels [B, *], bool; a compiler fuses it with what it is used for."""
     classes = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
     return classes.view(1, -1, *[1] * (x.dim() - 2)) == labels.unsqueeze(1).int()

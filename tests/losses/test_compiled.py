@@ -86,3 +86,16 @@ def test_a_module_that_is_told_the_iteration_is_one_graph(name):
     module = modules()[name]
     whole = torch.compile(module, fullgraph=True, backend="eager")
     compare(lambda x, y, step: module(x, y, iteration=step), lambda x, y, step: whole(x, y, iteration=step))
+
+
+@pytest.mark.parametrize("loss", [L.CrossEntropyLoss, L.NLLLoss, L.BCEWithLogitsLoss, L.L1Loss])
+def test_what_is_not_finite_under_an_ignored_label_has_no_gradient_in_a_graph_either(loss):
+    logits, target = scene()
+    with torch.no_grad():
+        logits[0, :, 0, 0], logits[0, :, 3, 2] = torch.nan, torch.inf
+    module = loss(ignore_index=255)
+    value, expected = torch.compile(module, fullgraph=True, backend="eager")(logits, target), module(logits, target)
+    torch.testing.assert_close(value, expected)
+    slope, wanted = (torch.autograd.grad(one, logits)[0] for one in (value, expected))
+    torch.testing.assert_close(slope, wanted)
+    assert not slope[0, :, :4].any()

@@ -101,9 +101,16 @@ def test_weights_smoothing_and_scope(weighted, smoothing, scope, kernel):
         check(logits, target, 0.3, weight=weights, smoothing=smoothing, scope=scope, kernel=kernel)
 
 
-@pytest.mark.parametrize("label", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_labels_of_any_integer_type(label):
-    check(*scene((2, 7, 6, 5), label=label)[:2], 0.5)
+@pytest.mark.parametrize("kernel", [blocks.cross_entropy, graph.cross_entropy, binary.bce_with_logits])
+@pytest.mark.parametrize(
+    "label", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32]
+)
+def test_labels_of_any_integer_type(label, kernel):
+    logits, target, _ = scene((2, 7, 6, 5), label=torch.int64)
+    target[target == 255] = 100  # int8 has it too
+    for ignore_index in (100, 3, -100, 300):  # under the last two what was ignored is out of range
+        given, expected = (kernel(logits, one, None, ignore_index, 0.0) for one in (target.to(label), target))
+        torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_huge_logits_keep_their_differences():
@@ -169,10 +176,12 @@ def test_rows_of_which_nothing_is_kept_have_a_gradient_of_zeros(kernel, layout, 
     assert not gradient[1, :, :3].any()
 
 
-@CROSS_ENTROPY
-def test_a_label_out_of_range_spoils_its_pixel(kernel):
-    logits, target, _ = scene((1, 5, 6, 6))
-    target[0, 1, 1] = 17
+@pytest.mark.parametrize("kernel", [blocks.cross_entropy, graph.cross_entropy, binary.bce_with_logits])
+@pytest.mark.parametrize("wrong", [-3, -1, 5, 17])
+@pytest.mark.parametrize("ignored", [0.0, 0.2])
+def test_a_label_out_of_range_spoils_its_pixel(ignored, wrong, kernel):
+    logits, target, _ = scene((1, 5, 6, 6), ignored=ignored, label=torch.int16)
+    target[0, 1, 1] = wrong
     logits.requires_grad_()
     losses = LossMap(*kernel(logits, target, None, 255, 0.0))
     assert losses.value.isnan().sum() == 1

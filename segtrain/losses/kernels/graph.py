@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.targets import full_precision, of_label, read_labels
+from segtrain.losses.targets import full_precision, one_hot, read_labels
 
 
 def cross_entropy(
@@ -35,7 +35,7 @@ class _CrossEntropy(torch.autograd.Function):
         peak = x.amax(1)
         below = x - peak.unsqueeze(1)
         total = below.exp().sum(1) * labels.spoiled
-        surprise = total.log() - torch.where(of_label(x, target), below, 0.0).sum(1)
+        surprise = total.log() - torch.where(one_hot(x, target), below, 0.0).sum(1)
         value = surprise * labels.weight
         if smoothing:
             per_class = _per_class(weight, x)
@@ -60,7 +60,7 @@ class _CrossEntropy(torch.autograd.Function):
         certain = (1 - smoothing) * count if smoothing else count
         factor = certain + smoothing * _per_class(weight, x).mean() if smoothing else certain
         gradient = (x - peak).exp() * (slope * factor * scale)
-        gradient = torch.where(of_label(x, target), gradient - slope * certain, gradient)
+        gradient = torch.where(one_hot(x, target), gradient - slope * certain, gradient)
         if smoothing:
             gradient = gradient - slope * (smoothing / x.shape[1] * _per_class(weight, x))
         return torch.where(slope == 0, 0.0, gradient).to(logits.dtype), None, None, None, None
