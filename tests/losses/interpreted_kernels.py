@@ -109,6 +109,7 @@ def test_edges(kernels):
     masked[:, :10] = -torch.inf  # the first chunk of every pixel has nothing
     check(kernels, masked, target.clamp(min=10))
     target[0, 1, 1], target[0, 2, 2] = 17, 99
+    assert check(kernels, logits, target, weights(kernels, 19))[0].value.isnan().any()
     for bad in (torch.nan, torch.inf, -torch.inf):
         logits[0, :, 1, 2], target[0, 1, 2] = bad, -100
         logits[0, :, 1, 3], target[0, 1, 3] = bad, 3

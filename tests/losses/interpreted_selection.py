@@ -24,7 +24,8 @@ SPECIAL = (
 def test_a_portion_is_counted_in_float64():
     mask = torch.ones(1, 1000, dtype=torch.bool)
     scores = torch.rand(1, 1000)
-    for number, p in ((100, 0.29), (1000, 0.29), (1000, 0.999), (3, 0.001), (0, 0.5), (7, 1 / 7 - 1e-12)):
+    nearly = (1000, 0.3 - 5e-10), (1000, 0.3 - 2e-9)  # 300 and 299
+    for number, p in ((100, 0.29), (1000, 0.29), (1000, 0.999), (3, 0.001), (0, 0.5), *nearly):
         share = torch.tensor([p], dtype=torch.float64)
         cut = radix.take(scores[:, :number], mask[:, :number], share, portion=True, over_ranks=False)
         assert cut.share.sum() == portion_of(p, torch.tensor(float(number)).double())
@@ -51,6 +52,12 @@ def test_the_same_is_taken(monkeypatch, length, decimals, groups):
         torch.testing.assert_close(cut.share.sum(1), amount)
 
 
+def test_zeros_of_both_signs_tie():
+    scores, mask = torch.tensor([[1.0, 0.0, -0.0, 0.0]]), torch.ones(1, 4, dtype=torch.bool)
+    cut = radix.take(scores, mask, torch.tensor([2.0]).double(), portion=False, over_ranks=False)
+    torch.testing.assert_close(cut.share, torch.tensor([[1, 1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("portion", [False, True])
 def test_a_group_extends_over_ranks(monkeypatch, portion):
     # two ranks with the same entries have twice as many of each
@@ -67,6 +74,8 @@ def test_a_group_extends_over_ranks(monkeypatch, portion):
     torch.testing.assert_close(cut.share.sum(), k / 2)
     torch.testing.assert_close(cut.share[0], together.share.view(2, -1)[0].double())
     assert torch.equal(cut.threshold, together.threshold)
+    alone = radix.take(scores, mask, torch.tensor([7.0]).double(), portion=False, over_ranks=False)
+    assert alone.share.sum() == 7
 
 
 def test_the_operator_is_registered_as_torch_wants_it():
