@@ -6,8 +6,9 @@
 Forward and backward run on tensors that have a shape and no numbers. What an operator of torch is given is read and
 what it returns is written, each once; a selection reads its scores three times, and backward leaves out the sectors
 of 32 bytes without a mined pixel, whose share is an estimate. `floor` is that of benchmarks/criterion.py: logits read
-twice and their gradient written, the label of each pixel twice and four numbers of 4 bytes. What a cache saves is not
-counted, and what is smaller than a map of the pixels only in the number of launches. What topk moves inside is not
+twice and their gradient written, the label of each pixel twice and four numbers of 4 bytes. The gradient of logits at
+low resolution is added up in float32 by four launches, each of which reads and writes all of it. What a cache saves is
+not counted, and what is smaller than a map of the pixels only in the number of launches. What topk moves inside is not
 counted either. Memory is the peak of what is made beside logits and target.
 """
 
@@ -34,6 +35,7 @@ SHAPES = [(8, 19, 512, 1024), (16, 150, 512, 512)]
 READ_AGAIN = {torch.bfloat16: 0.6, torch.float32: 0.4}  # part of the logits' sectors that hold a mined pixel, p = 0.15
 PASSES = {"segtrain::take_largest": 3}  # over the scores
 INSIDE = {"segtrain::take_largest": 7, "segtrain::cut_sums": 2}  # launches
+BACKWARD = "segtrain::pixel_loss_backward"
 SILENT = ("aten::empty", "aten::empty_like", "aten::new_empty", "aten::detach", "aten::scalar_tensor")
 TOP_P = 0.15
 EAGER = "eager CE, topk, mean"
@@ -48,21 +50,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Launch(NamedTuple):
-    """What an operator moves, in bytes."""
+    """What an operator moves, in bytes, and how many kernels it starts."""
 
     name: str
     read: float
     written: float
+    launches: int
 
 
 class Traffic(TorchDispatchMode):
-    """Notes what each operator moves; views move nothing."""
+    """Notes what each operator moves; views move nothing. Backward reads `read_again` times what forward has read."""
 
-    def __init__(self, read_again: float) -> None:
+    def __init__(self, read_again: float, upsampled: bool) -> None:
         super().__init__()
         self.launches: list[Launch] = []
-        self.peak = 0  # bytes of what was made and not yet dropped
-        self._read_again = read_again
+        self.peak = 0.0  # bytes of what was made and not yet dropped
+        self._read_again, self._upsampled = read_again, upsampled
         self._made: dict[StorageWeakRef, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -71,21 +74,27 @@ class Traffic(TorchDispatchMode):
         if not func.is_view and name not in SILENT:
             given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
             places = {(one.untyped_storage()._cdata, one.storage_offset()): _bytes(one) for one in given}
-            if name == "segtrain::pixel_loss_backward":
+            inside, launches = 0.0, INSIDE.get(name, 1)
+            if name == BACKWARD:
                 places |= {place: self._read_again * read for place, read in list(places.items())[:1]}  # the logits
             read = sum(places.values()) * PASSES.get(name, 1)
             written = sum(_bytes(one) for one in tree_leaves(result) if isinstance(one, Tensor))
-            self.launches.append(Launch(name, read, written))
-            self._hold(result)
+            if name == BACKWARD and self._upsampled:  # zeros, four sums, and maybe a rounded copy of these
+                rounded = result.dtype != torch.float32
+                single, launches = 4.0 * result.numel(), 5 + rounded
+                read, written = read + (4 + rounded) * single, written + (4 + rounded) * single
+                inside = single * rounded
+            self.launches.append(Launch(name, read, written, launches))
+            self._hold(result, inside)
         return result
 
-    def _hold(self, result: Any) -> None:
+    def _hold(self, result: Any, inside: float) -> None:
         self._made = {one: size for one, size in self._made.items() if not one.expired()}
         for one in tree_leaves(result):
             if isinstance(one, Tensor):
                 storage = one.untyped_storage()
                 self._made[StorageWeakRef(storage)] = storage.nbytes()
-        self.peak = max(self.peak, sum(self._made.values()))
+        self.peak = max(self.peak, sum(self._made.values()) + inside)
 
 
 def _bytes(tensor: Tensor) -> float:
@@ -103,7 +112,7 @@ def traffic(shape: Sequence[int], dtype: torch.dtype, labels: torch.dtype, what:
     target = torch.empty(batch, *size, dtype=labels, device="meta")
     logits = low if factor == 1 else Upsampled(low, (size[0], size[1]), (size[0], size[1]), True)
     criterion = None if what == EAGER else _criterion(classes, **OPTIONS[what]).to("meta")
-    with Traffic(1.0 if factor > 1 else _read_again(dtype, what)) as seen:
+    with Traffic(4.0 if factor > 1 else _read_again(dtype, what), factor > 1) as seen:
         loss = (
             eager(full_resolution(logits), target.long()) if criterion is None else criterion(logits, target, 0).value
         )
@@ -150,7 +159,7 @@ def main() -> None:
         pixels = shape[0] * shape[2] * shape[3]
         moved = sum(one.read + one.written for one in seen.launches) / pixels
         least = floor(shape[1], dtype, labels, what, factor)
-        number = sum(INSIDE.get(one.name, 1) for one in seen.launches)
+        number = sum(one.launches for one in seen.launches)
         print(
             f"| {shape[1]} | {str(labels)[6:]} | {what} | {moved:.0f} | {least:.0f} | {moved / least:.2f} | {number} | "
             f"{seen.peak / 2**20:.0f} |"

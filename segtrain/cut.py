@@ -30,7 +30,7 @@ class Cut(NamedTuple):
         """Sums of the entries and of one or two maps of them, float32 [B, *], in one pass; differentiable for `x`."""
         y = None if y is None else y.contiguous()
         taken_of_x, of_x, numbers = _kernels().sums(x.contiguous(), y, *self)
-        return CutSums(taken_of_x, of_x, *numbers.unbind())
+        return CutSums(taken_of_x, of_x, *numbers.detach().unbind())
 
     def taken_of_images(self) -> Tensor:
         """Σ share of each image, float64 [B]."""

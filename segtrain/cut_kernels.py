@@ -36,8 +36,9 @@ def taken(scores, available, at, inside, threshold, part):
 @triton.jit
 def share_kernel(scores, available, threshold, part, share, length, BLOCK: tl.constexpr):
     """What is taken of each entry of a group."""
-    group = tl.program_id(1)
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(length, BLOCK)
+    group = tl.program_id(0) // blocks
+    at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = at < length
     first = group.to(tl.int64) * length
     edge, portion = tl.load(threshold + group), tl.load(part + group)
@@ -47,11 +48,11 @@ def share_kernel(scores, available, threshold, part, share, length, BLOCK: tl.co
 
 @triton.jit
 def sums_kernel(
-    x, y, scores, available, threshold, part, sums, length, by_image,
+    x, y, scores, available, threshold, part, sums, length, programs, by_image,
     OWN_X: tl.constexpr, HAS_Y: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program's part of an image: numbers available, above and tied, Σ x, Σ share·x, Σ y, Σ share·y."""
-    image = tl.program_id(1)
+    image = tl.program_id(0) // programs
     first = image.to(tl.int64) * length
     edge = tl.load(threshold + image * by_image)
     portion = tl.load(part + image * by_image).to(tl.float32)
@@ -62,7 +63,7 @@ def sums_kernel(
     taken_of_x = tl.zeros([BLOCK], tl.float32)
     of_y = tl.zeros([BLOCK], tl.float32)
     taken_of_y = tl.zeros([BLOCK], tl.float32)
-    for start in range(tl.program_id(0) * BLOCK, length, BLOCK * tl.num_programs(0)):
+    for start in range(tl.program_id(0) % programs * BLOCK, length, BLOCK * programs):
         at = start + tl.arange(0, BLOCK)
         inside = at < length
         score, here, above, tied, share = taken(scores + first, available + first, at, inside, edge, portion)
@@ -77,7 +78,7 @@ def sums_kernel(
             other = tl.load(y + first + at, inside, other=0.0)
             of_y += other
             taken_of_y += share * other
-    to = sums + (image * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * 8
+    to = sums + tl.program_id(0).to(tl.int64) * 8
     tl.store(to, tl.sum(number, 0).to(tl.float64))
     tl.store(to + 1, tl.sum(higher, 0).to(tl.float64))
     tl.store(to + 2, tl.sum(equal, 0).to(tl.float64))
@@ -119,8 +120,9 @@ def slope_kernel(
     OF_TAKEN: tl.constexpr, OF_ALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The slope of x: that of Σ x, and its share of that of Σ share·x."""
-    image = tl.program_id(1)
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(length, BLOCK)
+    image = tl.program_id(0) // blocks
+    at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = at < length
     first = image.to(tl.int64) * length
     edge = tl.load(threshold + image * by_image)
@@ -144,7 +146,7 @@ def share(scores: Tensor, available: Tensor, threshold: Tensor, part: Tensor) ->
     groups = part.numel()
     if length := scores.numel() // max(1, groups):
         with on_device_of(scores):
-            share_kernel[triton.cdiv(length, BLOCK), groups](
+            share_kernel[triton.cdiv(length, BLOCK) * groups,](
                 scores, available, threshold, part, result, length, BLOCK=BLOCK
             )
     return result
@@ -197,8 +199,8 @@ def _by_group(x: Tensor, y: Tensor | None, cut: tuple[Tensor, ...], groups: int)
     programs = max(1, min(triton.cdiv(length, BLOCK), _PROGRAMS // groups))
     partial = part.new_empty(groups, programs, 8)
     with on_device_of(x):
-        sums_kernel[programs, groups](
-            *(x, x if y is None else y, *cut, partial, length, by_image),
+        sums_kernel[programs * groups,](
+            *(x, x if y is None else y, *cut, partial, length, programs, by_image),
             OWN_X=x.data_ptr() != scores.data_ptr(),
             HAS_Y=y is not None,
             BLOCK=BLOCK,
@@ -228,7 +230,7 @@ def _slope(
     groups = part.numel()
     if length := scores.numel() // max(1, groups):
         with on_device_of(scores):
-            slope_kernel[triton.cdiv(length, BLOCK), groups](
+            slope_kernel[triton.cdiv(length, BLOCK) * groups,](
                 scores if slope_of_taken is None else slope_of_taken,
                 scores if slope_of_all is None else slope_of_all,
                 *(scores, available, threshold, part, slope, length, int(groups > 1)),

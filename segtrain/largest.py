@@ -61,6 +61,8 @@ def take_largest(
         return Taken(cut, cut.threshold)
     thins_out = asking_is_free(scores)  # few are left to look at; a GPU would have to tell how many, a graph cannot
     groups = amount.numel()
+    if not groups:
+        return Taken(torch.zeros_like(available), torch.empty_like(amount, dtype=scores.dtype))
     if portion:
         number = available.reshape(groups, -1).count_nonzero(1).double()
         amount = portion_of(amount, sum_over_ranks(number) if over_ranks else number)

@@ -33,16 +33,16 @@ def ordered(score):
 
 @triton.jit
 def count_kernel(
-    scores, available, threshold, counts, length,
+    scores, available, threshold, counts, length, programs,
     HIGH: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """How many scores of a group have which digit, of those whose higher digits are the threshold's."""
-    group = tl.program_id(1)
+    group = tl.program_id(0) // programs
     first = group.to(tl.int64) * length
     if HIGH + WIDTH < 32:
         above = tl.load(threshold + group)
     number = tl.zeros([1 << WIDTH], tl.int32)
-    for start in range(tl.program_id(0) * BLOCK, length, BLOCK * tl.num_programs(0)):
+    for start in range(tl.program_id(0) % programs * BLOCK, length, BLOCK * programs):
         at = start + tl.arange(0, BLOCK)
         here = tl.load(available + first + at, at < length, other=0) != 0
         key = ordered(tl.load(scores + first + at, at < length, other=0.0))
@@ -113,8 +113,8 @@ def _take(scores: Tensor, available: Tensor, amount: Tensor, portion: bool, over
     with on_device_of(scores):
         for (high, width), number in zip(DIGITS, counts, strict=True):
             digit = {"HIGH": high, "WIDTH": width}
-            count_kernel[programs, groups](
-                scores, available, threshold, number, length, **digit, BLOCK=BLOCK, num_warps=WARPS
+            count_kernel[programs * groups,](
+                scores, available, threshold, number, length, programs, **digit, BLOCK=BLOCK, num_warps=WARPS
             )
             number = sum_over_ranks(number.long()) if over_ranks and world_size() > 1 else number
             cut_kernel[groups,](number, amount, missing, threshold, score, part, PORTION=portion, **digit)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from segtrain.largest import take_largest
-from segtrain.losses import channels, kernels, pixel
+from segtrain.losses import BootstrappedBCEWithLogits, channels, kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.task import Task
 from segtrain.upsampling import Upsampled
@@ -98,6 +98,16 @@ def test_a_criterion_has_the_loss_the_statistics_and_the_gradient_that_it_has_on
         )
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-7)
     assert results[0][1]["mining/kept"] == results[1][1]["mining/kept"]
+
+
+def test_more_samples_than_the_second_dimension_of_a_grid_takes():
+    inputs, targets = torch.randn(70_000, 3), torch.rand(70_000, 3).round()
+    results = []
+    for device in ("cuda", "cpu"):
+        module = BootstrappedBCEWithLogits(0.2)
+        loss = module(inputs.to(device), targets.to(device))
+        results.append([loss.cpu(), *(number.cpu() for number in module.last)])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("scope", ["batch", "image"])

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.autograd import forward_ad
+from triton.runtime.interpreter import GridExecutor
 
 from segtrain import cut_kernels, largest
 from segtrain.cut import Cut
@@ -101,7 +102,8 @@ def test_edges(on_gpu, scope):
         sums = check(on_gpu, losses._replace(value=hardness, hardness=hardness), rule)[0]
         assert bad < 0 or not sums[0].isfinite()
     none = LossMap(*(one[:0] for one in losses))
-    check(on_gpu, none, Hardest(lambda step: 0.2))
+    for keeps in (rule, Threshold(0.6, 3, scope)):
+        check(on_gpu, none, keeps)
 
 
 def test_two_runs_give_the_same_bits(on_gpu):
@@ -118,6 +120,35 @@ def test_a_value_and_its_hardness_are_read_once_or_twice_with_the_same_sums(on_g
     one, other = kept_and_all(losses, one.kept), kept_and_all(losses, other.kept)
     assert one[0].total == other[0].total
     assert one[1].total == other[1].total
+
+
+def test_images_are_counted_along_the_only_dimension_of_a_grid_that_takes_them_all(on_gpu, monkeypatch):
+    # CUDA: 2^31 - 1 programs along the first, 65 535 along the others
+    grids, start = [], GridExecutor.__init__
+
+    def noted(self, function, names, grid, *others):
+        grids.append(grid)
+        start(self, function, names, grid, *others)
+
+    monkeypatch.setattr(GridExecutor, "__init__", noted)
+    check(on_gpu, scene((3, 45, 50)), RULES["image 0.3"])
+    assert len(grids) >= 6 + 3 * 2 + 3
+    assert all(len(grid) == 1 for grid in grids)
+
+
+def test_more_images_than_programs(on_gpu):
+    check(on_gpu, scene((7, 2, 3)), RULES["image 0.3"])
+
+
+def test_what_a_mean_is_divided_by_has_no_gradient(on_gpu):
+    on_gpu(True)
+    losses = scene((2, 5, 6))
+    kept, everything = kept_and_all(
+        losses._replace(value=losses.value.requires_grad_()), RULES["batch 0.3"](losses, 0, None, 2).kept
+    )
+    assert kept.total.requires_grad
+    assert not kept.count.requires_grad
+    assert not everything.count.requires_grad
 
 
 def test_terms_are_mined_together(on_gpu):
