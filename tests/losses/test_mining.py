@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segtrain.largest import _take_in_a_graph, take_largest
-from segtrain.losses.maps import LossMap
+from segtrain.losses.maps import LossMap, reduced
 from segtrain.losses.mining import Threshold, hardest
 from segtrain.schedule import linear, step_at
 from tests import reference
@@ -92,6 +92,14 @@ def test_the_part_that_ties_give_is_as_exact_as_float64():
         share = take_largest(scores, scores > 0, torch.tensor([amount], dtype=torch.float64)).share
         assert share.sum().item() == pytest.approx(amount, rel=1e-12)
         assert share[1].item() == pytest.approx((amount - 1) / (len(scores) - 1), rel=1e-14)
+
+
+def test_a_map_in_float64_is_shared_out_in_float64():
+    losses = as_map(torch.ones(3, dtype=torch.float64))
+    selection = hardest(1 / 3)(losses, 0, torch.zeros(3, dtype=torch.uint8), 2)
+    sums = reduced(losses, selection.kept)
+    for one in (sums.total, sums.count, selection.logs["hardness_kept"]):
+        assert float(one) == pytest.approx(1, rel=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
