@@ -149,12 +149,13 @@ def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:
 def _take_in_a_graph(scores: Tensor, available: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
     """The same for the compiler, which does not look into it: what dtype the share has cannot depend on the scores."""
     taken = _take_here(scores, available, amount)
-    return taken.share.double(), taken.threshold
+    return taken.share.double().contiguous(), taken.threshold
 
 
 @_take_in_a_graph.register_fake
 def _(scores: Tensor, available: Tensor, amount: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(scores, dtype=torch.float64), torch.empty_like(amount, dtype=scores.dtype)
+    share = scores.new_empty(scores.shape, dtype=torch.float64)  # contiguous: scores and mask may be laid out otherwise
+    return share, torch.empty_like(amount, dtype=scores.dtype)
 
 
 _SAMPLE = 1 << 12  # values from which the others are guessed

@@ -82,7 +82,7 @@ def labels_of_block(
     """
     if target.dtype in _WIDE_UNSIGNED:
         target = target.long()
-    one = torch.ones((), dtype=dtype)
+    one = target.new_ones((), dtype=dtype)  # not torch.ones: that may be made on another device
     if weight is None and _are_labels(target, num_classes, but=ignore_index):
         return Labels(target.long(), one, one.bool(), one)
     valid = not_ignored(target, ignore_index)

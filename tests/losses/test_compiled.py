@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import segtrain.losses as L
-from segtrain.losses import as_criterion, components
+from segtrain.losses import as_criterion, components, pixel
 from segtrain.losses.criterion import WeightedTerm, bootstrapped_bce_with_logits, bootstrapped_ce, ohem, weighted_sum
 from segtrain.schedule import linear
 from segtrain.task import Task
@@ -86,6 +86,20 @@ def test_a_module_that_is_told_the_iteration_is_one_graph(name):
     module = modules()[name]
     whole = torch.compile(module, fullgraph=True, backend="eager")
     compare(lambda x, y, step: module(x, y, iteration=step), lambda x, y, step: whole(x, y, iteration=step))
+
+
+def test_the_compiler_is_given_nothing_to_gather_or_scatter_for_cross_entropy():
+    asked = set()
+
+    def note(module, _inputs):
+        graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+        asked.update(str(node.target) for graph in graphs for node in graph.nodes)
+        return module.forward
+
+    logits, target = scene()
+    torch.compile(pixel.cross_entropy, fullgraph=True, backend=note)(logits, target)
+    assert any("exp" in name for name in asked)
+    assert not any(word in name for name in asked for word in ("gather", "scatter", "softmax"))
 
 
 @pytest.mark.parametrize("loss", [L.CrossEntropyLoss, L.NLLLoss, L.BCEWithLogitsLoss, L.L1Loss])

@@ -113,6 +113,17 @@ def test_labels_of_any_integer_type(label, kernel):
         torch.testing.assert_close(given, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("kernel", [blocks.cross_entropy, binary.bce_with_logits])
+@pytest.mark.parametrize("ignored", [0.0, 0.2])
+def test_tensors_made_elsewhere_by_default_are_not_mixed_in(ignored, kernel):
+    logits, target, _ = scene((2, 5, 6, 7), ignored=ignored)
+    logits.requires_grad_()
+    with torch.device("meta"):
+        value = kernel(logits, target, None, 255, 0.1).value
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert value.device == gradient.device == torch.device("cpu")
+
+
 def test_huge_logits_keep_their_differences():
     logits, target, _ = scene((2, 19, 8, 8))
     check(logits + 1e4, target)

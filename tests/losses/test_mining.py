@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.largest import take_largest
-from segtrain.losses.maps import LossMap
+from segtrain.largest import _take_in_a_graph, take_largest
+from segtrain.losses.maps import LossMap, reduced
 from segtrain.losses.mining import Threshold, hardest
 from segtrain.schedule import linear, step_at
 from tests import reference
@@ -92,6 +92,33 @@ def test_the_part_that_ties_give_is_as_exact_as_float64():
         share = take_largest(scores, scores > 0, torch.tensor([amount], dtype=torch.float64)).share
         assert share.sum().item() == pytest.approx(amount, rel=1e-12)
         assert share[1].item() == pytest.approx((amount - 1) / (len(scores) - 1), rel=1e-14)
+
+
+def test_a_map_in_float64_is_shared_out_in_float64():
+    losses = as_map(torch.ones(3, dtype=torch.float64))
+    selection = hardest(1 / 3)(losses, 0, torch.zeros(3, dtype=torch.uint8), 2)
+    sums = reduced(losses, selection.kept)
+    for one in (sums.total, sums.count, selection.logs["hardness_kept"]):
+        assert float(one) == pytest.approx(1, rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiler_is_told_the_truth_of_what_it_does_not_look_into(dtype):
+    scores = torch.arange(70, dtype=dtype).view(2, 5, 7)
+    turned = scores.transpose(1, 2).contiguous().transpose(1, 2)
+    for layout in (scores, turned, scores[..., ::2]):
+        for available in (scores > 9, turned > 9):
+            there = available[..., ::2] if layout.shape != scores.shape else available
+            for amount in (0.0, 3.0, 3.5):
+                given = (layout, there, torch.tensor([amount]).double())
+                torch.library.opcheck(_take_in_a_graph, given, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_a_threshold_of_zero_has_no_sign():
+    scores = torch.tensor([-0.0, -0.0, 0.0, 1.0])
+    for available in (torch.ones(4, dtype=torch.bool), torch.ones(4).double()):
+        for amount in (2.0, 3.0, 4.0):
+            assert not take_largest(scores, available, torch.tensor([amount]).double()).threshold.signbit().any()
 
 
 def test_groups_take_their_own():

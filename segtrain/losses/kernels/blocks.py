@@ -109,7 +109,7 @@ class _CrossEntropy(torch.autograd.Function):
             e = blocks.read(at, less=peak[at]).exp_()
             of_label = total[at]
             if smoothing:
-                per_class = torch.ones(classes, dtype=e.dtype) if weight is None else weight
+                per_class = e.new_ones(classes) if weight is None else weight
                 of_label = (1 - smoothing) * count[at] * total[at]
                 e.mul_(((1 - smoothing) * count[at] + smoothing * per_class.mean())[:, None])
                 e.addcmul_(per_class.view(-1, 1, 1), total[at][:, None], value=-smoothing / classes)
