@@ -7,9 +7,9 @@ Forward and backward run on tensors that have a shape and no numbers. What an op
 what it returns is written, each once; a selection reads its scores three times, and backward leaves out the sectors
 of 32 bytes without a mined pixel, whose share is an estimate. `floor` is that of benchmarks/criterion.py: logits read
 twice and their gradient written, the label of each pixel twice and four numbers of 4 bytes. The gradient of logits at
-low resolution is added up in float32 by four launches, each of which reads and writes all of it. What a cache saves is
-not counted, and what is smaller than a map of the pixels only in the number of launches. What topk moves inside is not
-counted either. Memory is the peak of what is made beside logits and target.
+low resolution is added up in float32 by four launches, which write all of it and but for the first read it. What a
+cache saves is not counted, and what is smaller than a map of the pixels only in the number of launches. What topk moves
+inside is not counted either. Memory is the peak of what is made beside logits and target.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Traffic(TorchDispatchMode):
                 places |= {place: self._read_again * read for place, read in list(places.items())[:1]}  # the logits
             read = sum(places.values()) * PASSES.get(name, 1)
             written = sum(_bytes(one) for one in tree_leaves(result) if isinstance(one, Tensor))
-            if name == BACKWARD and self._upsampled:  # zeros, four sums, and maybe a rounded copy of these
+            if name == BACKWARD and self._upsampled:  # four sums, and maybe a rounded copy of these
                 rounded = result.dtype != torch.float32
-                single, launches = 4.0 * result.numel(), 5 + rounded
-                read, written = read + (4 + rounded) * single, written + (4 + rounded) * single
+                single, launches = 4.0 * result.numel(), 4 + rounded
+                read, written = read + (3 + rounded) * single, written + (3 + rounded) * single
                 inside = single * rounded
             self.launches.append(Launch(name, read, written, launches))
             self._hold(result, inside)

@@ -157,7 +157,7 @@ def backward_of_cells_kernel(
     """A thread has a cell, the pixels between the same four logits, and adds to the gradient (float32) of these.
 
     Of the cells a launch takes every second one along both axes: no two of them touch the same number, so four
-    launches add everything up in one order.
+    launches add everything up in one order. The first one touches all numbers, so it writes them.
     """
     across = (low_width - odd_x + 1) // 2
     cells = across * ((low_height - odd_y + 1) // 2)
@@ -224,7 +224,8 @@ def backward_of_cells_kernel(
     of_b += tl.where(last_y, of_e, 0.0)
     has_b, has_d = here & (last_x == 0), here & (last_y == 0)
     has_e = has_b & has_d
-    tl.store(gradient + at_a, of_a + tl.load(gradient + at_a, here, other=0.0), here)
-    tl.store(gradient + at_b, of_b + tl.load(gradient + at_b, has_b, other=0.0), has_b)
-    tl.store(gradient + at_d, of_d + tl.load(gradient + at_d, has_d, other=0.0), has_d)
-    tl.store(gradient + at_e, of_e + tl.load(gradient + at_e, has_e, other=0.0), has_e)
+    adds = odd_y + odd_x > 0
+    tl.store(gradient + at_a, of_a + tl.load(gradient + at_a, here & adds, other=0.0), here)
+    tl.store(gradient + at_b, of_b + tl.load(gradient + at_b, has_b & adds, other=0.0), has_b)
+    tl.store(gradient + at_d, of_d + tl.load(gradient + at_d, has_d & adds, other=0.0), has_d)
+    tl.store(gradient + at_e, of_e + tl.load(gradient + at_e, has_e & adds, other=0.0), has_e)

@@ -148,7 +148,7 @@ def _backward(
     log_total: Tensor,
 ) -> Tensor:
     grid = (grid_height, grid_width) if grid_height else None
-    gradient = torch.empty_like(logits) if grid is None else torch.zeros_like(logits, dtype=torch.float32)
+    gradient = torch.empty_like(logits, dtype=logits.dtype if grid is None else torch.float32)
     shape = tile(logits, grid is not None, backward=True)
     images, classes, height, width = logits.shape
     weights = (target if weight is None else weight, _mass(logits, weight, smoothing))
