@@ -25,7 +25,7 @@ from segtrain import distributed
 from segtrain.build import build, register_components
 from segtrain.config import load
 from segtrain.distributed import Vote
-from segtrain.largest import take_largest
+from segtrain.selection import take_largest
 from segtrain.task import Batch
 
 CONFIG = Path(__file__).parents[1] / "configs" / "bootstrap.yaml"

@@ -6,7 +6,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segtrain import largest
+from segtrain.selection import largest
 
 
 class NoHostSync(TorchDispatchMode):

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segtrain.cut import Cut, share_of
 from segtrain.distributed import max_over_ranks, sum_over_ranks
-from segtrain.largest import ROUNDING, take_largest
 from segtrain.losses.maps import LossMap, Selection
 from segtrain.losses.targets import not_ignored
+from segtrain.selection import ROUNDING, Cut, share_of, take_largest
 from segtrain.task import Task
 from segtrain.upsampling import Logits, by_pixel
 

@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from segtrain.cut import Cut, share_of
 from segtrain.distributed import mean_over_ranks
 from segtrain.gpu_code import transformed
 from segtrain.losses.targets import as_numbers
+from segtrain.selection import Cut, share_of
 from segtrain.task import Link
 
 

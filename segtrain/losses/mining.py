@@ -10,11 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segtrain.cut import Cut
 from segtrain.distributed import min_over_ranks, sum_over_ranks
-from segtrain.largest import ROUNDING, Taken, portion_of, take_largest
 from segtrain.losses.maps import LossMap, Selection, as_factor
 from segtrain.schedule import Rise, Schedule, Steps, between
+from segtrain.selection import ROUNDING, Cut, Taken, portion_of, take_largest
 
 Scope = Literal["batch", "rank", "image"]
 Warmup = Steps | Rise | None

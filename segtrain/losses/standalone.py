@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from segtrain.cut import share_of
 from segtrain.losses import channels
 from segtrain.losses.inspection import largest_image
 from segtrain.losses.maps import LossMap, Selection, divide, reduced
 from segtrain.losses.mining import Hardest, Scope, check_share, check_warmup, mined_share
 from segtrain.losses.targets import check_target, full_precision, not_ignored
 from segtrain.losses.weights import weight_tensor
+from segtrain.selection import share_of
 
 _REDUCTIONS = ("mean", "sum", "none", "batchmean")
 Reduction = str | Callable[[Tensor], Tensor]  # mean, sum, none, or what makes one number of the values kept

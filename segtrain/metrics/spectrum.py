@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segtrain.largest import ROUNDING
 from segtrain.losses.inspection import CONFIDENT, EASY, near_label_change
 from segtrain.metrics.scores import Counts, Values, histogram
+from segtrain.selection import ROUNDING
 from segtrain.task import Task, predict, probabilities
 
 _LOWEST, _HIGHEST = -20, 8  # exponents of 2; smaller losses are 0, larger ones are as large as the largest bin

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from segtrain.largest import take_largest
 from segtrain.losses import BootstrappedBCEWithLogits, channels, kernels, pixel
 from segtrain.losses.criterion import bootstrapped_ce
+from segtrain.selection import take_largest
 from segtrain.task import Task
 from segtrain.upsampling import Upsampled
 

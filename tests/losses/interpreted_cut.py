@@ -7,13 +7,12 @@ import torch
 from torch.autograd import forward_ad
 from triton.runtime.interpreter import GridExecutor
 
-from segtrain import cut_kernels, largest
-from segtrain.cut import Cut
 from segtrain.losses.inspection import largest_image
 from segtrain.losses.kernels import blocks, gpu
 from segtrain.losses.maps import LossMap, kept_and_all, reduced
 from segtrain.losses.mining import Hardest, Threshold
 from segtrain.losses.terms import PixelTerms
+from segtrain.selection import Cut, cut_kernels, largest
 from segtrain.upsampling import Upsampled
 
 # NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from segtrain import radix
-from segtrain.largest import portion_of, take_largest
+from segtrain.selection import portion_of, radix, take_largest
 
 SPECIAL = (
     math.nan,

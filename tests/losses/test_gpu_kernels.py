@@ -126,7 +126,7 @@ for kernel, upsampled in todo[:2]:  # of 8, but not of 16 pixels
 """
 
 SELECTION = """
-from segtrain import cut_kernels, radix
+from segtrain.selection import cut_kernels, radix
 
 TYPES = dict.fromkeys(("scores", "score", "x", "y", "of_x", "taken_of_x", "slope"), "*fp32")
 TYPES |= {"available": "*i1", "counts": "*i32", "slope_of_taken": "*fp32", "slope_of_all": "*fp32"}

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segtrain.largest import _take_in_a_graph, take_largest
 from segtrain.losses.maps import LossMap, reduced
 from segtrain.losses.mining import Threshold, hardest
 from segtrain.schedule import linear, step_at
+from segtrain.selection import take_largest
+from segtrain.selection.largest import _take_in_a_graph
 from tests import reference
 
 floats = st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan, 1e-45, -1e-45]))

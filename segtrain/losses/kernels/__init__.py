@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from segtrain.gpu_code import GPUS, transformed, triton_module
-from segtrain.largest import asking_is_free
 from segtrain.losses.kernels import binary, blocks, graph
 from segtrain.losses.kernels.maps import PixelMap
+from segtrain.selection import asking_is_free
 from segtrain.upsampling import Logits, Upsampled, full_resolution
 
 __all__ = ["PixelMap", "bce_with_logits", "cross_entropy", "path", "pays"]

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segtrain.gpu_code import on_device_of
-from segtrain.radix import ordered
+from segtrain.selection.radix import ordered
 
 BLOCK = 1024
 _PROGRAMS = 512  # all images together: as many as an A100 or an H100 has at a time

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segtrain.cut import Cut
 from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.gpu_code import on_device_of
+from segtrain.selection.cut import Cut
 
 BLOCK = 4096
 WARPS = 8

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segtrain.cut import Cut, share_of
 from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.gpu_code import GPUS, transformed, triton_module
+from segtrain.selection.cut import Cut, share_of
 
 _FREE = ("cpu",)  # devices whose numbers the host can read without waiting
 
@@ -123,7 +123,7 @@ def portion_of(p: Tensor | float, number: Tensor) -> Tensor:
 def _on_gpu(scores: Tensor) -> Any:
     """The kernels for these scores, None where there are none."""
     fits = scores.device.type in GPUS and scores.dtype == torch.float32 and not transformed(scores)
-    return triton_module("segtrain.radix") if fits else None
+    return triton_module("segtrain.selection.radix") if fits else None
 
 
 def _take_here(scores: Tensor, available: Tensor, amount: Tensor) -> Taken:

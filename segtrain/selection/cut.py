@@ -57,4 +57,4 @@ def share_of(kept: Tensor | Cut) -> Tensor:
 
 
 def _kernels() -> Any:
-    return triton_module("segtrain.cut_kernels")
+    return triton_module("segtrain.selection.cut_kernels")
