@@ -11,7 +11,7 @@ from torch import Tensor
 from segtrain.distributed import mean_over_ranks
 from segtrain.gpu_code import transformed
 from segtrain.losses.targets import as_numbers
-from segtrain.selection import Cut, share_of
+from segtrain.selection import Cut, CutSums, share_of
 from segtrain.task import Link
 
 
@@ -96,26 +96,28 @@ def checked(losses: LossMap, loss: PixelLoss, target: Tensor) -> LossMap:
 
 def kept_and_all(losses: LossMap, kept: Tensor | Cut) -> tuple[Reduced, Reduced]:
     """The sums of the kept part of a map, and of everything valid in it."""
-    if isinstance(kept, Cut) and _goes_by_cut(losses):
-        sums = kept.sums(losses.value, losses.weight)
+    if (sums := _sums_by_cut(losses, kept)) is not None:
         return Reduced(sums.taken_of_x, sums.taken_of_y), Reduced(sums.of_x, sums.of_y)
     everything = of_all(losses)
     return everything if kept is losses.valid else reduced(losses, kept), everything
-
-
-def _goes_by_cut(losses: LossMap) -> bool:
-    single = losses.value.dtype == losses.weight.dtype == torch.float32
-    return single and not losses.weight.requires_grad and not transformed(losses.value)
 
 
 def reduced(losses: LossMap, kept: Tensor | Cut) -> Reduced:
     """The sums of the kept part of a map."""
     if kept is losses.valid:
         return of_all(losses)
-    if isinstance(kept, Cut) and _goes_by_cut(losses):
-        return kept_and_all(losses, kept)[0]
+    if (sums := _sums_by_cut(losses, kept)) is not None:
+        return Reduced(sums.taken_of_x, sums.taken_of_y)
     share = as_factor(share_of(kept), losses.value.dtype)
     return Reduced((losses.value * share).sum(), (losses.weight * share).sum().double())
+
+
+def _sums_by_cut(losses: LossMap, kept: Tensor | Cut) -> CutSums | None:
+    """All sums of value and weight in one pass, None where there is no cut or its kernel does not know these maps."""
+    single = losses.value.dtype == losses.weight.dtype == torch.float32
+    if isinstance(kept, Cut) and single and not losses.weight.requires_grad and not transformed(losses.value):
+        return kept.sums(losses.value, losses.weight)
+    return None
 
 
 def as_factor(share: Tensor, dtype: torch.dtype) -> Tensor:

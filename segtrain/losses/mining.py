@@ -13,7 +13,7 @@ from torch import Tensor
 from segtrain.distributed import min_over_ranks, sum_over_ranks
 from segtrain.losses.maps import LossMap, Selection, as_factor
 from segtrain.schedule import Rise, Schedule, Steps, between
-from segtrain.selection import ROUNDING, Cut, Taken, portion_of, take_largest
+from segtrain.selection import ROUNDING, Cut, Taken, portion_of, sums_of_groups, take_largest
 
 Scope = Literal["batch", "rank", "image"]
 Warmup = Steps | Rise | None
@@ -219,12 +219,9 @@ class _Groups:
     def sum(self, amount: Tensor) -> Tensor:
         """Σ over each group of float64, or of bool, float64 [G]."""
         if self.ids is None:
-            rows, dim = (amount, None) if self.number == 1 else (amount.flatten(1), 1)
-            total = rows.count_nonzero(dim) if amount.dtype == torch.bool else rows.sum(dim)
-            total = total.double().view(self.number)
-        else:
-            zeros = amount.new_zeros(self.number, dtype=torch.float64)
-            total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten().double())
+            return sums_of_groups(amount, self.number, over_ranks=self.over_ranks)
+        zeros = amount.new_zeros(self.number, dtype=torch.float64)
+        total = zeros.scatter_add(0, self.ids.flatten(), amount.flatten().double())
         return sum_over_ranks(total) if self.over_ranks else total
 
     def take(self, available: Tensor, amount: Tensor) -> Taken:

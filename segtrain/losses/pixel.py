@@ -21,6 +21,7 @@ from segtrain.losses.targets import (
     check_weight_count,
     full_precision,
     is_soft,
+    per_channel,
     read_labels,
     shield,
 )
@@ -59,7 +60,7 @@ def cross_entropy(
     surprise = -_at_label(log_p, labels)
     value = surprise * labels.weight
     if smoothing:
-        spread_out = -(log_p if weight is None else log_p * _per_channel(weight, log_p)).mean(1)
+        spread_out = -(log_p if weight is None else log_p * per_channel(weight, log_p)).mean(1)
         value = (1 - smoothing) * value + smoothing * spread_out
     return _label_map(value, surprise, labels)
 
@@ -91,7 +92,7 @@ def _soft_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None, s
     hardness = -log_p.detach().gather(1, target.argmax(1, keepdim=True)).squeeze(1)
     wanted = target * (1 - smoothing) + smoothing / logits.shape[1] if smoothing else target
     if weight is not None:
-        wanted = wanted * _per_channel(weight, wanted)
+        wanted = wanted * per_channel(weight, wanted)
     ones = torch.ones_like(hardness)
     return LossMap(-(wanted * log_p).sum(1), ones, hardness, ones > 0)
 
@@ -123,10 +124,6 @@ def check_gamma(gamma: float) -> float:
 
 def _at_label(scores: Tensor, labels: Labels) -> Tensor:
     return scores.gather(1, labels.safe.unsqueeze(1)).squeeze(1)
-
-
-def _per_channel(weight: Tensor, like: Tensor) -> Tensor:
-    return weight.view(1, -1, *[1] * (like.dim() - 2))
 
 
 def _label_map(value: Tensor, hardness: Tensor, labels: Labels) -> LossMap:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segtrain.distributed import sum_over_ranks, world_size
 from segtrain.losses.maps import Reduced
-from segtrain.losses.targets import check_weight_count, full_precision, is_soft, read_labels, shield
+from segtrain.losses.targets import check_weight_count, full_precision, is_soft, per_channel, read_labels, shield
 from segtrain.task import Link
 
 
@@ -79,7 +79,7 @@ def _probabilities(logits: Tensor, target: Tensor, link: Link, ignore_index: int
     valid = labels.valid.unsqueeze(1)
     p = _apply(link, shield(x, valid)) * labels.spoiled.unsqueeze(1)
     classes = torch.arange(x.shape[1], device=x.device) if x.shape[1] > 1 else torch.ones(1, device=x.device)
-    t = labels.safe.unsqueeze(1) == classes.view(1, -1, *[1] * (x.dim() - 2))
+    t = labels.safe.unsqueeze(1) == per_channel(classes, x)
     return torch.where(valid, p, 0.0), (t & valid).to(x.dtype), valid
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segtrain.losses import channels
 from segtrain.losses.inspection import largest_image
-from segtrain.losses.maps import LossMap, Selection, divide, reduced
+from segtrain.losses.maps import LossMap, Selection, as_factor, divide, reduced
 from segtrain.losses.mining import Hardest, Scope, check_share, check_warmup, mined_share
 from segtrain.losses.targets import check_target, full_precision, not_ignored
 from segtrain.losses.weights import weight_tensor
@@ -115,7 +115,7 @@ def reduce(
         return reduction(kept_values) if kept_values.numel() else losses.value.sum()  # 0, as nothing is valid
     check_reduction(reduction)
     if reduction == "none":
-        values = losses.value * share_of(kept).to(losses.value.dtype)
+        values = losses.value * as_factor(share_of(kept), losses.value.dtype)
         return values.view(targets.shape) if values.numel() == targets.numel() else values
     sums = reduced(losses, kept)
     if reduction == "mean":

@@ -100,7 +100,12 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def one_hot(x: Tensor, labels: Tensor) -> Tensor:
     """Which of logits [B, C, *] are those of labels [B, *], bool; a compiler fuses it with what it is used for."""
     classes = torch.arange(x.shape[1], dtype=torch.int32, device=x.device)
-    return classes.view(1, -1, *[1] * (x.dim() - 2)) == labels.unsqueeze(1).int()
+    return per_channel(classes, x) == labels.unsqueeze(1).int()
+
+
+def per_channel(numbers: Tensor, like: Tensor) -> Tensor:
+    """Numbers [C] in a shape that goes with logits [B, C, *]."""
+    return numbers.view(1, -1, *[1] * (like.dim() - 2))
 
 
 def label_weight(target: Tensor, num_classes: int, weight: Tensor | None, ignore_index: int) -> Tensor:

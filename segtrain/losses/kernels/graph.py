@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segtrain.losses.kernels.maps import PixelMap
-from segtrain.losses.targets import full_precision, one_hot, read_labels
+from segtrain.losses.targets import full_precision, one_hot, per_channel, read_labels
 
 
 def cross_entropy(
@@ -68,5 +68,4 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _per_class(weight: Tensor | None, x: Tensor) -> Tensor:
     """What each class counts for, in the shape of logits of one pixel."""
-    ones = x.new_ones(x.shape[1]) if weight is None else weight
-    return ones.view(1, -1, *[1] * (x.dim() - 2))
+    return per_channel(x.new_ones(x.shape[1]) if weight is None else weight, x)

@@ -214,20 +214,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)  # of the other maps they would be maps of zeros
 
 
-def _plain_values(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    smoothing: float,
-    sigmoid: bool,
-    grid_height: int,
-    grid_width: int,
-    align_corners: bool,
-) -> Tensor:
+def _plain_values(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
+    """The values that the operator gives for the same inputs."""
+    *shared, sigmoid, grid_height, grid_width, align_corners = options
     loss = binary.plain_values if sigmoid else blocks.plain_values
-    upsampling: tuple[Any, ...] = ((grid_height, grid_width), target.shape[1:], align_corners) if grid_height else ()
-    return loss(logits, target, weight, ignore_index, smoothing, *upsampling)
+    upsampling = ((grid_height, grid_width), target.shape[1:], align_corners) if grid_height else ()
+    return loss(logits, target, *shared, *upsampling)
 
 
 @differentiable(_plain_values)
