@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -66,14 +67,14 @@ def exhaust(batches: Iterator[Batch]) -> None:
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in status(pid)]
+    return [pid for pid in pids if status(pid) != psutil.STATUS_ZOMBIE]
 
 
 def status(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
+        return psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return psutil.STATUS_ZOMBIE
 
 
 def has_begun(pid: int) -> bool:
@@ -89,10 +90,8 @@ def gone(pids: list[int], within_s: float) -> bool:
     return not alive(pids)
 
 
-def children(pid: int) -> list[int]:
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+def children() -> list[int]:
+    return [child.pid for child in psutil.Process().children()]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -134,14 +133,14 @@ def test_a_silent_worker_is_an_error_that_names_what_it_was_loading():
         if index == 3:
             time.sleep(1000)
 
-    before = children(os.getpid())
+    before = children()
     with pytest.raises(
         DataError, match=r"no batch came .* for 0\.5 s while reading train/0003\.png; being loaded"
     ) as caught:
         exhaust(start(fault, workers=1, timeout_s=0.5))
     assert str(caught.value).count("train/") == 1 + 4, "what has come already is not being loaded"
     gc.collect()
-    assert gone([pid for pid in children(os.getpid()) if pid not in before], 50)
+    assert gone([pid for pid in children() if pid not in before], 50)
 
 
 def test_a_slow_worker_has_its_time():
@@ -150,10 +149,10 @@ def test_a_slow_worker_has_its_time():
 
 
 def test_signals_to_workers_do_not_end_them():
-    before = children(os.getpid())
+    before = children()
     batches = start(lambda index: None)
     next(batches)
-    workers = [pid for pid in children(os.getpid()) if pid not in before]
+    workers = [pid for pid in children() if pid not in before]
     assert len(workers) == 2
     end = time.monotonic() + 50
     while not all(map(has_begun, workers)) and time.monotonic() < end:  # the first batch came from one of them
@@ -169,10 +168,10 @@ def test_signals_to_workers_do_not_end_them():
 
 
 def test_the_iterators_end_takes_the_workers_with_it():
-    before = children(os.getpid())
+    before = children()
     batches = start(lambda index: None)
     next(batches)
-    workers = [pid for pid in children(os.getpid()) if pid not in before]
+    workers = [pid for pid in children() if pid not in before]
     batches.close()  # type: ignore[attr-defined]
     assert gone(workers, 50)
 
@@ -187,12 +186,12 @@ def test_loaders_come_and_go_without_leaving_anything_open():
         batches.close()  # type: ignore[attr-defined]
         del batches
         gc.collect()
-        opened.append((len(list(Path("/proc/self/fd").iterdir())), len(children(os.getpid()))))
+        opened.append((len(list(Path("/proc/self/fd").iterdir())), len(children())))
     assert len(set(opened[1:])) == 1, opened
 
 
 SCRIPT = """
-import os, sys, time
+import psutil, sys, time
 from segtrain.data.loading import train_loader, val_loader
 from segtrain.data.scenes import scenes
 source = scenes(length=8, size=(24, 32))
@@ -200,11 +199,7 @@ evaluation = val_loader(source, batch_size=2, workers=1)
 list(evaluation)
 batches = train_loader(source, (), batch_size=2, workers=1, seed=0).start()
 next(batches)
-children = []
-for task in os.listdir("/proc/self/task"):
-    with open(f"/proc/self/task/{task}/children") as file:
-        children += file.read().split()
-print(*children, flush=True)
+print(*(child.pid for child in psutil.Process().children()), flush=True)
 if sys.argv[1] == "wait":
     time.sleep(1000)
 if sys.argv[1] == "raise":
