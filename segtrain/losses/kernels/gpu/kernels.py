@@ -15,7 +15,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from segtrain.losses.kernels.gpu.parts import aligned, begin, interpolated, labelled, neighbours, slopes, softplus
+from segtrain.losses.kernels.gpu.parts import (
+    aligned,
+    begin,
+    behind,
+    interpolated,
+    labelled,
+    neighbours,
+    slopes,
+    softplus,
+)
 
 
 @triton.jit
@@ -189,7 +198,7 @@ def backward_of_cells_kernel(
     of_e = tl.zeros([CHUNK, BLOCK], tl.float32)
     for row in range(tl.max(rows, 0)):
         y = first_y + row
-        _, _, down = neighbours(y, scale_y, half, low_height)
+        down = behind(y, y0, scale_y, half)  # of this cell, wherever rounding would put the row
         for column in range(tl.max(columns, 0)):
             x = first_x + column
             active = (row < rows) & (column < columns)
@@ -203,19 +212,19 @@ def backward_of_cells_kernel(
                 else:
                     top = tl.load(peak + pixel, active, other=0.0)[None, :]
                     log_sum = tl.load(log_total + pixel, active, other=0.0)[None, :]
-                _, _, right = neighbours(x, scale_x, half, low_width)
-                upper, lower = (1 - down)[None, :], down[None, :]
-                before, behind = (1 - right)[None, :], right[None, :]
+                right = behind(x, x0, scale_x, half)
+                above, below = (1 - down)[None, :], down[None, :]
+                before, after = (1 - right)[None, :], right[None, :]
                 slope_of_x = slopes(
-                    interpolated(a, b, d, e, lower, behind),
+                    interpolated(a, b, d, e, below, after),
                     c, label[None, :], tl.where(spoiled, float("nan"), counts)[None, :], shares,
                     top, log_sum, weight, mass, classes, known, smoothing,
                     SIGMOID, WEIGHTED, SMOOTHED,
                 )  # fmt: skip
-                of_a += upper * before * slope_of_x
-                of_b += upper * behind * slope_of_x
-                of_d += lower * before * slope_of_x
-                of_e += lower * behind * slope_of_x
+                of_a += above * before * slope_of_x
+                of_b += above * after * slope_of_x
+                of_d += below * before * slope_of_x
+                of_e += below * after * slope_of_x
     # at the last row and column neighbours are the same logit, which is then written once
     last_x, last_y = (x1 == x0)[None, :], (y1 == y0)[None, :]
     of_a += tl.where(last_x, of_b, 0.0)

@@ -38,11 +38,16 @@ def position(at, scale, half):
 
 
 @triton.jit
+def behind(at, first, scale, half):
+    """How far a row or column of pixels is behind `first`, as a part of the way to the next."""
+    return tl.minimum(tl.maximum(position(at, scale, half) - first, 0.0), 1.0)
+
+
+@triton.jit
 def neighbours(at, scale, half, low):
     """What a row or column of pixels is interpolated from: the one before, the one behind, and the latter's part."""
-    where = position(at, scale, half)
-    first = tl.minimum(where.to(tl.int32), low - 1)
-    return first, tl.minimum(first + 1, low - 1), tl.minimum(where - first, 1.0)
+    first = tl.minimum(position(at, scale, half).to(tl.int32), low - 1)
+    return first, tl.minimum(first + 1, low - 1), behind(at, first, scale, half)
 
 
 @triton.jit
