@@ -13,7 +13,8 @@ from segtrain.upsampling import Upsampled
 # NumPy, which stands in for the GPU, warns of what is meant: pixels outside, and numbers that are not finite
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
-SHAPES = [(1, 1, 1, 1), (2, 2, 5, 7), (2, 19, 13, 11), (1, 150, 9, 5), (1, 300, 4, 3)]
+SHAPES = [(1, 1, 1, 1), (2, 2, 5, 7), (2, 8, 3, 5), (2, 19, 13, 11), (1, 150, 9, 5), (1, 300, 4, 3)]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 KERNELS = {
     "softmax": (gpu.cross_entropy, blocks.cross_entropy),
     "sigmoid": (gpu.bce_with_logits, binary.bce_with_logits),
@@ -62,7 +63,7 @@ def check(kernels, logits, target, *args, **options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_triton_kernel_gives_what_the_cpu_gives(kernels, shape, layout, dtype):
     logits, target = scene(shape, dtype)
@@ -71,10 +72,13 @@ def test_a_triton_kernel_gives_what_the_cpu_gives(kernels, shape, layout, dtype)
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("classes", [1, 19])
-def test_weights_and_smoothing(kernels, classes, weighted, smoothing):
+@pytest.mark.parametrize(
+    ("classes", "layout"), [(1, LAYOUTS[0]), (19, LAYOUTS[0]), (19, LAYOUTS[1]), (260, LAYOUTS[1])]
+)
+def test_weights_and_smoothing(kernels, classes, layout, weighted, smoothing):
     weight = weights(kernels, classes) if weighted else None
-    check(kernels, *scene((2, classes, 6, 7)), weight, smoothing=smoothing)
+    logits, target = scene((2, classes, 6, 7))
+    check(kernels, logits.to(memory_format=layout), target, weight, smoothing=smoothing)
 
 
 @pytest.fixture
@@ -100,15 +104,19 @@ def test_logits_at_low_resolution(kernels, new_memory_is_nan, low, grid, size, a
     check(kernels, Upsampled(logits, grid, size, align_corners), target)
 
 
+@pytest.mark.parametrize("classes", [5, 16])
 @pytest.mark.parametrize("align_corners", [True, False])
-def test_logits_at_low_resolution_with_everything(kernels, align_corners):
-    logits = scene((2, 5, 2, 3), torch.bfloat16)[0].to(memory_format=torch.channels_last)
-    target = scene((2, 5, 4, 7))[1].byte()
-    check(kernels, Upsampled(logits, (4, 7), (4, 7), align_corners), target, weights(kernels, 5), 156, smoothing=0.1)
+def test_logits_at_low_resolution_with_everything(kernels, align_corners, classes):
+    logits = scene((2, classes, 2, 3), torch.bfloat16)[0].to(memory_format=torch.channels_last)
+    target = scene((2, classes, 4, 7))[1].byte()
+    weight = weights(kernels, classes)
+    check(kernels, Upsampled(logits, (4, 7), (4, 7), align_corners), target, weight, 156, smoothing=0.1)
 
 
-def test_edges(kernels):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_edges(kernels, layout):
     logits, target = scene((1, 19, 12, 50))
+    logits = logits.to(memory_format=layout)
     check(kernels, logits + 1e4, target)
     check(kernels, logits * 5e3, target, smoothing=0.1)
     check(kernels, logits, torch.full_like(target, -100))

@@ -19,26 +19,31 @@ from segtrain.losses.kernels.gpu.parts import (
     aligned,
     begin,
     behind,
+    classes_of_chunk,
     interpolated,
     labelled,
+    largest_class,
     neighbours,
+    over_classes,
+    pixels_of_program,
     slopes,
     softplus,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["by_class"])
 def forward_kernel(
     logits, target, weight, mass, value, count, hardness, valid, peak, log_total,
     pixels, classes, known, by_image, by_class, by_pixel, ignore_index, smoothing,
     width, low_height, low_width, scale_y, scale_x, half,
     SIGMOID: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr, UPSAMPLED: tl.constexpr,
-    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr,
+    ALIGNED: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    pixels, by_image, by_class = aligned(pixels, by_image, by_class, ALIGNED)
-    blocks = tl.cdiv(pixels, BLOCK)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    pixels, classes, by_image, by_class, by_pixel = aligned(
+        pixels, classes, by_image, by_class, by_pixel, ALIGNED, LAST
+    )
+    image, pixel = pixels_of_program(pixels, BLOCK, VECTOR)
     inside = pixel < pixels
     at = image * pixels + pixel
     label, counts, spoiled = labelled(target, weight, at, inside, known, ignore_index, WEIGHTED)
@@ -46,23 +51,25 @@ def forward_kernel(
     if UPSAMPLED:
         y0, y1, down = neighbours(pixel // width, scale_y, half, low_height)
         x0, x1, right = neighbours(pixel % width, scale_x, half, low_width)
-        down, right = down[None, :], right[None, :]
-        first = base + (y0 * low_width + x0)[None, :].to(tl.int64) * by_pixel
-        second = base + (y0 * low_width + x1)[None, :].to(tl.int64) * by_pixel
-        third = base + (y1 * low_width + x0)[None, :].to(tl.int64) * by_pixel
-        fourth = base + (y1 * low_width + x1)[None, :].to(tl.int64) * by_pixel
+        down, right = down[None, :, :], right[None, :, :]
+        first = base + (y0 * low_width + x0)[None, :, :].to(tl.int64) * by_pixel
+        second = base + (y0 * low_width + x1)[None, :, :].to(tl.int64) * by_pixel
+        third = base + (y1 * low_width + x0)[None, :, :].to(tl.int64) * by_pixel
+        fourth = base + (y1 * low_width + x1)[None, :, :].to(tl.int64) * by_pixel
     else:
-        first = base + pixel[None, :].to(tl.int64) * by_pixel
-    top = tl.full([BLOCK], float("-inf"), tl.float32)
-    anchor = tl.zeros([BLOCK], tl.float32)  # top, but never -inf: what is masked out is in no chunk more than 0
-    total = tl.zeros([BLOCK], tl.float32)
-    x_label = tl.zeros([BLOCK], tl.float32)
-    others = tl.zeros([BLOCK], tl.float32)
-    seen = tl.zeros([BLOCK], tl.float32)
+        first = base + pixel[None, :, :].to(tl.int64) * by_pixel
+    top = tl.full([BLOCK // VECTOR, VECTOR], float("-inf"), tl.float32)
+    anchor = tl.zeros(
+        [BLOCK // VECTOR, VECTOR], tl.float32
+    )  # top, but never -inf: what is masked out is no more than 0
+    total = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
+    x_label = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
+    others = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
+    seen = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
     for start in range(0, classes, CHUNK):
-        c = start + tl.arange(0, CHUNK)
-        here = (c < classes)[:, None] & inside[None, :]
-        at_class = c[:, None].to(tl.int64) * by_class
+        c = classes_of_chunk(start, CHUNK, LANES)
+        here = (c < classes) & inside[None, :, :]
+        at_class = c.to(tl.int64) * by_class
         if UPSAMPLED:
             x = interpolated(
                 tl.load(first + at_class, here, other=0.0).to(tl.float32),
@@ -74,24 +81,25 @@ def forward_kernel(
             x = tl.where(here, x, float("-inf"))
         else:
             x = tl.load(first + at_class, here, other=float("-inf")).to(tl.float32)
-        x_label += tl.sum(tl.where(c[:, None] + (known - classes) == label[None, :], x, 0.0), 0)
+        x_label += over_classes(tl.where(c + (known - classes) == label[None, :, :], x, 0.0), LANES)
         if SIGMOID:
-            total += tl.sum(softplus(x), 0)
+            total += over_classes(softplus(x), LANES)
             if SMOOTHED:
-                others += tl.sum(tl.where(here, x, 0.0), 0)
+                others += over_classes(tl.where(here, x, 0.0), LANES)
         else:
-            top = tl.maximum(top, tl.max(x, 0))
+            top = tl.maximum(top, largest_class(x, LANES))
             before = anchor
             anchor = tl.where(top == float("-inf"), 0.0, top)
             total = tl.where(total == 0, 0.0, total * tl.exp(before - anchor))
-            total += tl.sum(tl.exp(x - anchor[None, :]), 0)
+            total += over_classes(tl.exp(x - anchor[None, :, :]), LANES)
             if SMOOTHED:  # Σ weight · (x - anchor)
                 if WEIGHTED:
                     w = tl.load(weight + c, c < classes, other=0.0)
                 else:
                     w = tl.where(c < classes, 1.0, 0.0)
-                others += seen * (before - anchor) + tl.sum(tl.where(here, w[:, None] * (x - anchor[None, :]), 0.0), 0)
-                seen += tl.sum(w, 0)
+                others += seen * (before - anchor)
+                others += over_classes(tl.where(here, w * (x - anchor[None, :, :]), 0.0), LANES)
+                seen += over_classes(w, LANES)
     is_valid = counts > 0
     total = tl.where(spoiled, float("nan"), total)
     if SIGMOID:
@@ -118,18 +126,18 @@ def forward_kernel(
     tl.store(valid + at, is_valid, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["by_class"])
 def backward_kernel(
     logits, target, weight, mass, slope, peak, log_total, gradient,
     pixels, classes, known, by_image, by_class, by_pixel, ignore_index, smoothing,
     SIGMOID: tl.constexpr, WEIGHTED: tl.constexpr, SMOOTHED: tl.constexpr,
-    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr,
+    ALIGNED: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    pixels, by_image, by_class = aligned(pixels, by_image, by_class, ALIGNED)
-    blocks = tl.cdiv(pixels, BLOCK)
-    image = (tl.program_id(0) // blocks).to(tl.int64)
-    group = tl.arange(0, BLOCK // VECTOR)[:, None] * VECTOR
-    pixel = tl.program_id(0) % blocks * BLOCK + group + tl.arange(0, VECTOR)[None, :]
+    pixels, classes, by_image, by_class, by_pixel = aligned(
+        pixels, classes, by_image, by_class, by_pixel, ALIGNED, LAST
+    )
+    image, pixel = pixels_of_program(pixels, BLOCK, VECTOR)
     inside = pixel < pixels
     at = image * pixels + pixel
     label, counts, spoiled = labelled(target, weight, at, inside, known, ignore_index, WEIGHTED)
@@ -144,7 +152,7 @@ def backward_kernel(
         log_sum = tl.load(log_total + at, inside, other=0.0)[None, :, :]
     offset = image * by_image + pixel[None, :, :].to(tl.int64) * by_pixel
     for start in range(0, classes, CHUNK):
-        c = start + tl.arange(0, CHUNK)[:, None, None]
+        c = classes_of_chunk(start, CHUNK, LANES)
         here = (c < classes) & inside[None, :, :]
         where = offset + c.to(tl.int64) * by_class
         x = tl.load(logits + where, here & needed, other=0.0).to(tl.float32)
@@ -155,7 +163,7 @@ def backward_kernel(
         tl.store(gradient + where, slope_of_x.to(gradient.dtype.element_ty), here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["by_class"])
 def backward_of_cells_kernel(
     logits, target, weight, mass, slope, peak, log_total, gradient,
     pixels, classes, known, by_image, by_class, by_pixel, ignore_index, smoothing,

@@ -48,21 +48,26 @@ def _map(
 
 
 def tile(logits: Tensor, upsampled: bool = False, backward: bool = False) -> dict[str, int]:
-    """How a program sees logits: pixels and classes of a tile, such that the neighbours in memory are in one thread.
+    """How a program sees logits: BLOCK pixels and CHUNK classes at a time, and what of them neighbouring threads have.
 
-    ALIGNED divides the distance of classes and the number of pixels.
+    ALIGNED divides the distance of images, and that of classes, or of pixels where classes are LAST in memory.
     """
-    if upsampled:  # a pixel or a cell per thread, and four logits for each of its classes
-        of_pixels = {"BLOCK": 128, "CHUNK": 8, "num_warps": 4, "ALIGNED": 1}
-        return {"BLOCK": 32, "CHUNK": 4, "num_warps": 1} if backward else of_pixels
-    if logits.is_contiguous():
-        vector, aligned = 16 // logits.element_size(), math.gcd(logits.shape[2] * logits.shape[3], 16)
-        block, chunk = 128 * vector, 32 // vector
+    if upsampled and backward:  # a cell per thread, and four logits for each of its classes
+        return {"BLOCK": 32, "CHUNK": 4, "num_warps": 1}
+    _, classes, height, width = logits.shape
+    last = not logits.is_contiguous()
+    vector, aligned = 16 // logits.element_size(), math.gcd(classes if last else height * width, 16)
+    shape = {"VECTOR": 1, "LANES": 1, "num_warps": 4}
+    if upsampled:  # a pixel per thread, which takes neighbours in memory only if it gets them at once
+        last &= aligned >= vector
+        shape |= {"BLOCK": 128, "CHUNK": vector if last else 8}
+    elif last:  # eight classes per thread, or less where what is written must fill whole sectors
+        chunk = min(256, triton.next_power_of_2(classes))
+        threads = min(32, max(1, chunk // 2 if backward else chunk // 8))
+        shape |= {"BLOCK": min(256, 1024 // chunk), "CHUNK": chunk, "LANES": min(chunk, threads * min(vector, aligned))}
     else:
-        chunk = min(256, triton.next_power_of_2(logits.shape[1]))
-        vector, aligned, block = 1, 1, max(8, 4096 // chunk)
-    shape = {"BLOCK": block, "CHUNK": chunk, "num_warps": 4, "ALIGNED": aligned}
-    return shape | ({"VECTOR": vector} if backward else {})
+        shape |= {"BLOCK": 128 * vector, "CHUNK": 32 // vector, "VECTOR": vector}
+    return shape | {"ALIGNED": 1 if upsampled and not last else aligned, "LAST": int(last)}
 
 
 _INPUTS = "Tensor logits, Tensor target, Tensor? weight, int ignore_index, float smoothing, bool sigmoid"

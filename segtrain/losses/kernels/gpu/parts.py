@@ -12,11 +12,50 @@ import triton.language as tl
 
 
 @triton.jit
-def aligned(pixels, by_image, by_class, ALIGNED: tl.constexpr):
-    """The three, known to be multiples of a power of two, for loads of vectors: Triton itself sees only those of 16."""
-    if ALIGNED > 1:
-        pixels, by_image, by_class = pixels // ALIGNED, by_image // ALIGNED, by_class // ALIGNED
-    return pixels * ALIGNED, by_image * ALIGNED, by_class * ALIGNED
+def aligned(pixels, classes, by_image, by_class, by_pixel, ALIGNED: tl.constexpr, LAST: tl.constexpr):
+    """The same, known to be multiples of a power of two, for loads of vectors: Triton itself sees only those of 16.
+
+    LAST: the classes of a pixel are neighbours in memory. Of `by_class` Triton knows no more than it is told here.
+    """
+    by_image = by_image // ALIGNED * ALIGNED
+    if LAST:
+        classes, by_class, by_pixel = classes // ALIGNED * ALIGNED, 1, by_pixel // ALIGNED * ALIGNED
+    else:
+        pixels, by_class = pixels // ALIGNED * ALIGNED, by_class // ALIGNED * ALIGNED
+    return pixels, classes, by_image, by_class, by_pixel
+
+
+@triton.jit
+def pixels_of_program(pixels, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
+    """The image of a program and its pixels, [BLOCK / VECTOR, VECTOR]."""
+    blocks = tl.cdiv(pixels, BLOCK)
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    group = tl.arange(0, BLOCK // VECTOR)[:, None] * VECTOR
+    return image, tl.program_id(0) % blocks * BLOCK + group + tl.arange(0, VECTOR)[None, :]
+
+
+@triton.jit
+def classes_of_chunk(start, CHUNK: tl.constexpr, LANES: tl.constexpr):
+    """[CHUNK / LANES, 1, LANES]: what neighbouring threads read are neighbours."""
+    return start + tl.arange(0, CHUNK // LANES)[:, None, None] * LANES + tl.arange(0, LANES)[None, None, :]
+
+
+@triton.jit
+def over_classes(x, LANES: tl.constexpr):
+    """The sum, a number per pixel."""
+    x = tl.sum(x, 0)
+    if LANES > 1:
+        x = tl.sum(x, 1, keep_dims=True)
+    return x
+
+
+@triton.jit
+def largest_class(x, LANES: tl.constexpr):
+    """The maximum, a number per pixel."""
+    x = tl.max(x, 0)
+    if LANES > 1:
+        x = tl.max(x, 1, keep_dims=True)
+    return x
 
 
 @triton.jit
