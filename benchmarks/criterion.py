@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/criterion.py
     OMP_NUM_THREADS=1 python benchmarks/criterion.py --upsample
+    OMP_NUM_THREADS=1 python benchmarks/criterion.py --channels-last
     OMP_NUM_THREADS=1 python benchmarks/criterion.py --network
     python benchmarks/criterion.py --device cuda --amp bf16
 
@@ -66,6 +67,7 @@ def main() -> None:
     p.add_argument("--runs", type=int, default=9, help="of each variant, after one that does not count")
     p.add_argument("--compile", action="store_true", help="also the eager loss and ours compiled (needs a compiler)")
     p.add_argument("--upsample", action="store_true", help=f"logits at 1/{FACTOR} of the size, upsampled for the loss")
+    p.add_argument("--channels-last", action="store_true", help="logits whose classes are last in memory")
     p.add_argument("--network", action="store_true", help="forward and backward of FPN-ResNet18 with the losses")
     p.add_argument("--clock", choices=list(CLOCKS), help="wall on a CPU, device on a GPU, where not given")
     p.add_argument("--shrink", type=int, default=1, metavar="N", help="images of 1/N the size along both axes: to try")
@@ -160,7 +162,8 @@ def report(shape: tuple[int, ...], top_p: float, args: argparse.Namespace, losse
     device, amp = args.device, args.amp
     batch, classes, height, width = shape
     made = (batch, classes, height // FACTOR, width // FACTOR) if args.upsample else shape
-    logits = (2 * torch.randn(made, device=device)).to(DTYPES[amp]).requires_grad_()
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    logits = (2 * torch.randn(made, device=device)).to(DTYPES[amp], memory_format=layout).requires_grad_()
     size = (height, width)
     coarse = torch.randint(0, classes, (batch, height // 8, width // 8), device=device)
     target = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)

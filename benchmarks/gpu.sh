@@ -39,6 +39,8 @@ torch.cuda.get_device_name() if '$device' == 'cuda' else '$device')"
         part "criterion, $amp" "$python" benchmarks/criterion.py --device "$device" --amp "$amp" --compile "${small[@]}"
         part "criterion after upsampling, $amp" \
             "$python" benchmarks/criterion.py --device "$device" --amp "$amp" --upsample "${small[@]}"
+        part "criterion, classes last in memory, $amp" \
+            "$python" benchmarks/criterion.py --device "$device" --amp "$amp" --channels-last "${small[@]}"
     done
     part "criterion with the host's part" \
         "$python" benchmarks/criterion.py --device "$device" --amp bf16 --clock wall --classes 19 "${small[@]}"
