@@ -141,7 +141,7 @@ def test_a_loss_reads_128_bits_at_a_time_without_spills(gpu, sigmoid, factor, dt
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("classes", [2, 19, 32, 150])
+@pytest.mark.parametrize("classes", [2, 19, 24, 150])  # 24: Triton itself sees only multiples of 16
 @pytest.mark.parametrize("factor", [0, 4])
 def test_with_the_classes_last_a_thread_holds_few_of_them(gpu, factor, classes, dtype, arch):
     gpu.arch = arch
@@ -150,15 +150,17 @@ def test_with_the_classes_last_a_thread_holds_few_of_them(gpu, factor, classes, 
         for one in losses(gpu, logits, factor=factor, sigmoid=sigmoid):
             assert one.spilled == 0
             assert one.registers <= (128 if factor else 80)
-            if classes == 32 and one.name != "backward_of_cells_kernel":
+            if classes == 24 and one.name != "backward_of_cells_kernel":
                 assert one.wide  # whole vectors of classes
+            if classes == 2:
+                assert one.barriers == 0  # a pixel per thread
 
 
 def test_a_loss_compiles_whatever_the_sizes(gpu):
     sizes = ((1, 1), (1, 7), (5, 1), (8, 8), (16, 16), (33, 17))
     flags = (False, True)
     ways = list(itertools.product((0, 1, 2, 4), (1, 2, 19), sizes, DTYPES, FORMATS, flags, flags, (0.0, 0.1)))
-    labels = itertools.cycle((torch.uint8, torch.int64, torch.int16, torch.int32, torch.int8))
+    labels = itertools.cycle((torch.uint8, torch.int64, torch.int16, torch.int32, torch.int8, torch.bool))
     for number, way in enumerate(random.Random(0).sample(ways, 50)):
         factor, classes, size, dtype, layout, weighted, sigmoid, smoothing = way
         images, ignore_index = 1 + number % 2, (255, 1, 0, -100)[number % 4]

@@ -62,9 +62,10 @@ def tile(logits: Tensor, upsampled: bool = False, backward: bool = False) -> dic
         last &= aligned >= vector
         shape |= {"BLOCK": 128, "CHUNK": vector if last else 8}
     elif last:  # eight classes per thread, or less where what is written must fill whole sectors
+        # more than 128 pixels, one per thread, would have their labels and maps change hands in shared memory
         chunk = min(256, triton.next_power_of_2(classes))
         threads = min(32, max(1, chunk // 2 if backward else chunk // 8))
-        shape |= {"BLOCK": min(256, 1024 // chunk), "CHUNK": chunk, "LANES": min(chunk, threads * min(vector, aligned))}
+        shape |= {"BLOCK": min(128, 1024 // chunk), "CHUNK": chunk, "LANES": min(chunk, threads * min(vector, aligned))}
     else:
         shape |= {"BLOCK": 128 * vector, "CHUNK": 32 // vector, "VECTOR": vector}
     return shape | {"ALIGNED": 1 if upsampled and not last else aligned, "LAST": int(last)}
@@ -195,7 +196,8 @@ def _numbers(
     _, classes, height, width = logits.shape
     by_class, by_pixel = (height * width, 1) if logits.is_contiguous() else (1, classes)
     known = max(classes, 2) if sigmoid else classes
-    return target[:1].numel(), classes, known, logits.stride(0), by_class, by_pixel, ignore_index, smoothing
+    by_image = classes * height * width  # the stride of a single image may be any number
+    return target[:1].numel(), classes, known, by_image, by_class, by_pixel, ignore_index, smoothing
 
 
 def _flags(weight: Tensor | None, smoothing: float, sigmoid: bool) -> dict[str, bool]:
