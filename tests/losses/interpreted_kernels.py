@@ -104,6 +104,12 @@ def test_logits_at_low_resolution(kernels, new_memory_is_nan, low, grid, size, a
     check(kernels, Upsampled(logits, grid, size, align_corners), target)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_of_more_cells_than_a_program_has(kernels, new_memory_is_nan, layout):
+    logits, target = scene((2, 2, 15, 17))[0].to(memory_format=layout), scene((2, 2, 20, 23))[1]
+    check(kernels, Upsampled(logits, (20, 23), (20, 23), False), target)
+
+
 @pytest.mark.parametrize("classes", [5, 16])
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_logits_at_low_resolution_with_everything(kernels, align_corners, classes):

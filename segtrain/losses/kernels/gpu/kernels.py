@@ -59,9 +59,8 @@ def forward_kernel(
     else:
         first = base + pixel[None, :, :].to(tl.int64) * by_pixel
     top = tl.full([BLOCK // VECTOR, VECTOR], float("-inf"), tl.float32)
-    anchor = tl.zeros(
-        [BLOCK // VECTOR, VECTOR], tl.float32
-    )  # top, but never -inf: what is masked out is no more than 0
+    # top, but never -inf: what is masked out is no more than 0
+    anchor = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
     total = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
     x_label = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
     others = tl.zeros([BLOCK // VECTOR, VECTOR], tl.float32)
