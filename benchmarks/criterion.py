@@ -209,7 +209,9 @@ def floor(logits: Tensor, target: Tensor, top_p: float, args: argparse.Namespace
         k = max(1, int(top_p * int((target != 255).sum())))
         hard = losses >= losses.flatten().topk(k).values[-1]
         sector = 32 // logits.element_size()
-        read = hard.flatten()[: hard.numel() // sector * sector].view(-1, sector).any(1).float().mean()
+        wanted = hard[:, None].expand(logits.shape)
+        wanted = (wanted.movedim(1, -1) if args.channels_last else wanted).flatten()  # as in memory
+        read = wanted[: wanted.numel() // sector * sector].view(-1, sector).any(1).float().mean()
     return (2 + float(read)) * logit_bytes + per_pixel
 
 
