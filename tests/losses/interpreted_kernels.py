@@ -6,6 +6,7 @@ from torch._subclasses import FakeTensorMode
 
 from segtrain.losses.criterion import bootstrapped_ce
 from segtrain.losses.kernels import binary, blocks, gpu
+from segtrain.losses.kernels.gpu.kernels import backward_kernel, forward_kernel
 from segtrain.losses.kernels.gpu.operators import _forward
 from segtrain.task import Task
 from segtrain.upsampling import Upsampled
@@ -155,6 +156,31 @@ def test_any_layout_and_any_integers(kernels):
     nothing = kernel(logits[:0].requires_grad_(), target[:0], None, -100, 0.0)
     assert nothing.value.shape == (0, 6, 7)
     nothing.value.sum().backward()
+
+
+FAR = (1 << 30) + 16  # twice that are more numbers than 32 bits can count
+
+
+@pytest.mark.parametrize("strides", [(FAR, 3, 1), (9, FAR, 1), (9, 1, FAR)])
+def test_images_classes_and_pixels_may_be_far_apart(kernels, strides):
+    plain, target = scene((3, 3, 1, 3), torch.bfloat16)
+    memory = torch.empty(2 * FAR + 32, dtype=torch.bfloat16)  # the system gives as much of it as is touched
+    logits = memory.as_strided(plain.shape, (*strides[:2], 3, strides[2])).copy_(plain)
+    value, count, hardness, log_total = torch.empty(4, *target.shape)
+    valid, peak = torch.empty_like(target, dtype=torch.bool), torch.empty_like(target, dtype=logits.dtype)
+    options = {"SIGMOID": kernels is KERNELS["sigmoid"], "WEIGHTED": False, "SMOOTHED": False}
+    options |= {"BLOCK": 4, "CHUNK": 4, "VECTOR": 1, "LANES": 1, "ALIGNED": 1, "LAST": 0}
+    numbers = (3, 3, 3, *strides, -100, 0.0)
+    maps = (value, count, hardness, valid, peak, log_total)
+    forward_kernel[3,](
+        logits, target, target, target, *maps, *numbers, 3, 1, 3, 0.0, 0.0, 0.0, UPSAMPLED=False, **options
+    )
+    inputs = plain.clone().requires_grad_()
+    wanted = kernels[1](inputs, target, None, -100, 0.0).value
+    torch.testing.assert_close(value, wanted)
+    slope = torch.ones_like(value)
+    backward_kernel[3,](logits, target, target, target, slope, peak, log_total, logits, *numbers, **options)  # in place
+    torch.testing.assert_close(logits, torch.autograd.grad(wanted.sum(), inputs)[0])
 
 
 def test_a_scaled_loss_has_a_scaled_gradient_under_autocast_too(kernels):
