@@ -48,8 +48,9 @@ def _map(
 
 
 def tile(logits: Tensor, upsampled: bool = False, backward: bool = False) -> dict[str, int]:
-    """How a program sees logits: BLOCK pixels and CHUNK classes at a time, and what of them neighbouring threads have.
+    """How a program sees logits: BLOCK pixels and CHUNK classes at a time, in tiles whose last axis goes along memory.
 
+    That axis has VECTOR pixels or LANES classes; the other of the two is 1.
     ALIGNED divides the distance of images, and that of classes, or of pixels where classes are LAST in memory.
     """
     if upsampled and backward:  # a cell per thread, and four logits for each of its classes
