@@ -17,6 +17,7 @@ from torch import Tensor
 
 from segtrain.losses.kernels.derivatives import differentiable
 from segtrain.losses.kernels.maps import PixelMap
+from segtrain.losses.kernels.pages import ask_for_large_pages
 from segtrain.losses.targets import full_precision, labels_of_block, read_labels, shield
 from segtrain.upsampling import Logits, Place, Upsampled, full_resolution
 
@@ -145,6 +146,7 @@ class _Full:
 
     def start_gradient(self) -> None:
         self.gradient = torch.empty_like(self.logits)  # all of it is written: zeros first would be one pass more
+        ask_for_large_pages(self.gradient)
 
     def skip(self, at: Place) -> None:
         """There is no gradient in these rows."""
