@@ -1,5 +1,6 @@
 """What Linux was asked for, as it tells of a process's memory."""
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,16 @@ def middle(tensor):
     return tensor.data_ptr() + tensor.nbytes // 2
 
 
+def mapped(mebibytes):
+    """A tensor in memory that nothing else is in, unlike what torch allocates."""
+    return torch.frombuffer(mmap.mmap(-1, mebibytes << 20), dtype=torch.uint8)
+
+
 def test_large_pages_are_asked_for_and_small_tensors_left_alone():
-    large, small = torch.empty(20 << 20), torch.empty(100)
-    ask_for_large_pages(large)
-    ask_for_large_pages(small)
-    ask_for_large_pages(large[:0])
+    large, small = mapped(8), mapped(1)
+    assert not asked(middle(large))
+    for tensor in (large[:0], large, small):
+        ask_for_large_pages(tensor)
     assert asked(middle(large))
     assert not asked(middle(small))
 
