@@ -57,7 +57,7 @@ class NoGPU:
         self.utils = SimpleNamespace(
             get_device_properties=lambda device: {"max_shared_mem": 48 << 10}, load_binary=self._load
         )
-        self._cubin, self._ptx = b"", ""
+        self._ptx = ""
         knobs.compilation.listener = self._compiled
 
     def get_current_target(self):
@@ -184,18 +184,12 @@ def test_a_loss_compiles_whatever_the_sizes(gpu):
 @pytest.mark.parametrize("arch", ARCHES)
 def test_the_selection_counts_in_shared_memory(gpu, arch):
     gpu.arch, gpu.launches = arch, []
-    run(
-        radix._take,
-        empty(4, 512, 512),
-        empty(4, 512, 512, dtype=torch.bool),
-        empty(1, dtype=torch.float64),
-        True,
-        False,
-    )
+    run(radix._take, *entries((4, 512, 512)), empty(1, dtype=torch.float64), True, False)
     assert [one.name for one in gpu.launches] == ["count_kernel", "cut_kernel"] * 3
-    for one, (_, width) in zip(gpu.launches[::2], radix.DIGITS, strict=True):
+    for one in gpu.launches:
         assert one.spilled == 0
         assert one.registers <= 128
+    for one, (_, width) in zip(gpu.launches[::2], radix.DIGITS, strict=True):
         assert one.shared >= 4 << width
         assert re.search(r"atom\S*shared\S*add", one.ptx)
 
@@ -229,8 +223,9 @@ def cuts(gpu, arch, shape, groups):
     cut = (*entries(shape), empty(groups), empty(groups, dtype=torch.float64))
     run(cut_kernels.share, *cut)
     run(cut_kernels.taken_of_images, *cut)
-    for y in (None, empty(*shape)):
-        run(cut_kernels.sums, empty(*shape), y, *cut)
+    elsewhere = empty(2, *shape)[1]  # as memory is told apart, though there is none
+    for x, y in itertools.product((cut[0], elsewhere), (None, empty(*shape))):
+        run(cut_kernels.sums, x, y, *cut)
     for slopes in ((empty(), None), (None, empty()), (empty(), empty())):
         run(cut_kernels._slope, *slopes, *cut)
     return gpu.launches
